@@ -1,0 +1,80 @@
+"""`Job`: what an enqueue returns. A handle, not the job: it can be made for any id, at any time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from asyncq import codec
+from asyncq.errors import JobCancelled, JobExpired, JobFailed, JobNotFound
+from asyncq.job import JobInfo
+
+if TYPE_CHECKING:
+    from asyncq.queue import Queue
+    from asyncq.task import Task
+
+__all__ = ["Job"]
+
+R = TypeVar("R")
+
+
+class Job(Generic[R]):
+    """A job of a queue.
+
+    id:       its id
+    created:  False when the enqueue found a job with this id or uniqueness key and returned that one
+    """
+
+    __slots__ = ("created", "id", "queue", "task")
+
+    def __init__(self, queue: Queue, job_id: str, task: Task[..., Any] | None = None, created: bool = True) -> None:
+        self.queue, self.id, self.task, self.created = queue, job_id, task, created
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} of queue {self.queue.name}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and (self.queue.name, self.id) == (other.queue.name, other.id)
+
+    def __hash__(self) -> int:
+        return hash((self.queue.name, self.id))
+
+    async def result(self, timeout: float | None = None) -> R:
+        """The value the job returned, as soon as it has; at most `timeout` seconds from now.
+
+        The ending is pushed by the server, and looked up every few seconds besides.
+
+        Raises:
+            JobFailed: it failed for good; with the remote traceback.
+            JobCancelled, JobExpired: it ended without running to its end.
+            JobNotFound: nothing is known of it: its result has expired, or its task keeps none.
+            JobNotEnded: it has not ended within `timeout`; ask again.
+        """
+        ending = await self.queue.ending(self.id, timeout)
+        if isinstance(ending, codec.Record):
+            if ending.state == "cancelled":
+                raise JobCancelled(f"job {self.id} was cancelled")
+            task = self.task or self.queue.tasks.get(ending.task)
+            if not bytes(ending.value):
+                return cast(R, None)
+            return cast(R, task.decode_value(ending.value) if task else codec.decode_any(ending.value))
+        if ending.state == "expired":
+            raise JobExpired(f"job {self.id} expired: {ending.error}")
+        raise JobFailed(self.id, ending.error, ending.traceback, ending.attempt)
+
+    async def info(self) -> JobInfo:
+        """Where the job is and what is known of it.
+
+        Raises:
+            JobNotFound: nothing is.
+        """
+        info = await self.queue.monitor(self.id).look(self.id)
+        if info is None:
+            raise JobNotFound(f"nothing is known of job {self.id}: never enqueued, or ended and its result expired")
+        return info
+
+    async def cancel(self) -> bool:
+        """End the job: at once if it waits, as soon as its code stops if it runs.
+
+        Returns whether there was anything to cancel. A dead letter is left where it is.
+        """
+        return await self.queue.cancel(self.id)

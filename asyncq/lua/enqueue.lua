@@ -1,0 +1,120 @@
+--[[ enqueue.lua -- put a batch of jobs where workers will find them, exactly once.
+
+KEYS   1 producer    aq:{queue}:producer:<id>
+       2 index       aq:{queue}:index
+       3 scheduled   aq:{queue}:scheduled
+       4 parked      aq:{queue}:parked
+       5 bell        aq:{queue}:bell
+       6 stats       aq:{queue}:stats:<minute>
+       7.. lane      aq:{queue}:lane:<name>, then result and unique keys that routes point to
+
+ARGV   1 sequence number of this push, rising with each push of the producer
+       2 seconds the producer's last sequence number is remembered
+       3.. three for each job: route, id, job
+           route is the number of the lane in KEYS, or for a job that is delayed or must be the only one
+           `lane delay_ms result unique unique_ms`, where result and unique are numbers in KEYS or 0
+
+RETURNS     for each job that was not accepted: its position (from 1) and the id of the job in its way
+INVARIANTS  a push that is repeated (its reply was lost) changes nothing and returns what it returned;
+            an accepted job is in the index and in exactly one of: a lane, scheduled;
+            nothing is written unless everything can be
+]]
+local producer, index, scheduled, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local bell, stats = KEYS[5], KEYS[6]
+local sequence, remember_s = ARGV[1], ARGV[2]
+
+local done = redis.call('GET', producer)
+if done then
+  local last, refused = string.match(done, '^(%d+)(.*)$')
+  if tonumber(last) >= tonumber(sequence) then
+    local reply = {}
+    if last == sequence then
+      for position, id in string.gmatch(refused, ' (%d+) (%S+)') do
+        reply[#reply + 1] = tonumber(position)
+        reply[#reply + 1] = id
+      end
+    end
+    return reply
+  end
+end
+
+-- Everything that can fail is asked first: a script that has written is not rolled back.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local head = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
+local rung = redis.call('LLEN', bell)
+redis.call('HLEN', index)
+redis.call('HLEN', parked)
+redis.call('HLEN', stats)
+local lanes, holders = {}, {}
+for i = 3, #ARGV, 3 do
+  local route = ARGV[i]
+  if not lanes[route] then
+    local lane, delay, result, unique, unique_ms = string.match(route, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+    local key = KEYS[tonumber(lane or route)]
+    redis.call('XLEN', key)
+    lanes[route] = {
+      key = key, name = string.match(key, ':lane:(.+)$'), special = lane ~= nil, delay = tonumber(delay),
+      result = tonumber(result), unique = tonumber(unique), unique_ms = unique_ms,
+    }
+    if unique and unique ~= '0' then holders[route] = redis.call('GET', KEYS[tonumber(unique)]) end
+  end
+end
+
+local refused, accepted, ready, sooner = {}, 0, 0, false
+local where = {}
+for i = 3, #ARGV, 3 do
+  local route, id, job = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local lane = lanes[route]
+  local in_the_way = nil
+  if lane.special then
+    if lane.unique > 0 then in_the_way = holders[route] end
+    if not in_the_way and lane.result > 0 then
+      if redis.call('HEXISTS', index, id) == 1 or redis.call('EXISTS', KEYS[lane.result]) == 1 then
+        in_the_way = id
+      end
+    end
+  end
+  if in_the_way then
+    refused[#refused + 1] = (i - 3) / 3 + 1
+    refused[#refused + 1] = in_the_way
+  else
+    local place
+    if lane.special and lane.delay > 0 then
+      local due = now + lane.delay
+      redis.call('HSET', parked, id, lane.name .. ' 0 ' .. job)
+      redis.call('ZADD', scheduled, due, id)
+      place = 'scheduled'
+      if not head[2] or due < tonumber(head[2]) then sooner = true end
+    else
+      place = lane.name .. ' ' .. redis.call('XADD', lane.key, '*', 'id', id, 'job', job, 'crashes', '0')
+      ready = ready + 1
+    end
+    if lane.special then
+      -- At once, so that a second one in this very batch sees it.
+      redis.call('HSET', index, id, place)
+      if lane.unique > 0 then
+        redis.call('SET', KEYS[lane.unique], id, 'PX', lane.unique_ms)
+        holders[route] = id
+      end
+    else
+      where[#where + 1] = id
+      where[#where + 1] = place
+      if #where == 1000 then
+        redis.call('HSET', index, unpack(where))
+        where = {}
+      end
+    end
+    accepted = accepted + 1
+  end
+end
+if #where > 0 then redis.call('HSET', index, unpack(where)) end
+
+if (ready > 0 or sooner) and rung == 0 then redis.call('LPUSH', bell, '1') end
+if accepted > 0 and redis.call('HINCRBY', stats, 'enqueued', accepted) == accepted then
+  redis.call('EXPIRE', stats, 86400)
+end
+local remembered = sequence
+if #refused > 0 then remembered = sequence .. ' ' .. table.concat(refused, ' ') end
+redis.call('SET', producer, remembered, 'EX', remember_s)
+return refused

@@ -1,0 +1,49 @@
+--[[ promote.lua -- move scheduled jobs that are due to their lanes.
+
+KEYS   1 scheduled   aq:{queue}:scheduled
+       2 parked      aq:{queue}:parked
+       3 index       aq:{queue}:index
+       4 bell        aq:{queue}:bell
+       5.. lane      aq:{queue}:lane:<name>
+
+ARGV   1 how many at most, up to 500
+       2 number in KEYS of the lane for jobs whose own lane is no longer among them
+
+RETURNS     how many were moved; ms until the next is due (0: more are due now), or -1
+INVARIANTS  due is judged by the server's clock; a job is in scheduled or in a lane, never both;
+            several callers at once are harmless, the first one moves and the rest find nothing
+]]
+local scheduled, parked, index, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local limit, fallback = ARGV[1], KEYS[tonumber(ARGV[2])]
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', '0', limit)
+if #due > 0 then
+  local rung = redis.call('LLEN', bell)
+  redis.call('HLEN', index)
+  local lanes = {}
+  for i = 5, #KEYS do
+    redis.call('XLEN', KEYS[i])
+    lanes[string.match(KEYS[i], ':lane:(.+)$')] = KEYS[i]
+  end
+  local jobs = redis.call('HMGET', parked, unpack(due))
+  local where = {}
+  for i, id in ipairs(due) do
+    if jobs[i] then
+      local name, crashes, job = string.match(jobs[i], '^(%S+) (%d+) (.*)$')
+      local lane = lanes[name] or fallback
+      local entry = redis.call('XADD', lane, '*', 'id', id, 'job', job, 'crashes', crashes)
+      where[#where + 1] = id
+      where[#where + 1] = string.match(lane, ':lane:(.+)$') .. ' ' .. entry
+    end
+  end
+  if #where > 0 then redis.call('HSET', index, unpack(where)) end
+  redis.call('ZREM', scheduled, unpack(due))
+  redis.call('HDEL', parked, unpack(due))
+  if rung == 0 then redis.call('LPUSH', bell, '1') end
+end
+
+local next_due = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
+if not next_due[2] then return {#due, -1} end
+return {#due, math.max(0, tonumber(next_due[2]) - now)}

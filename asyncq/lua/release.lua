@@ -1,0 +1,28 @@
+--[[ release.lua -- hand back entries that this worker holds but will not run.
+
+KEYS   1 lane        aq:{queue}:lane:<name>
+       2 index       aq:{queue}:index
+       3 bell        aq:{queue}:bell
+
+ARGV   1.. entry ids, at most 500
+
+RETURNS     how many were handed back; the others were not ours any more
+INVARIANTS  neither an attempt nor a crash is counted; the job is under a new entry id, so nobody still holds it
+]]
+local lane, index, bell = KEYS[1], KEYS[2], KEYS[3]
+local rung = redis.call('LLEN', bell)
+redis.call('HLEN', index)
+local name = string.match(lane, ':lane:(.+)$')
+
+local back = 0
+for i = 1, #ARGV do
+  local entry = redis.call('XRANGE', lane, ARGV[i], ARGV[i])[1]
+  if redis.call('XACK', lane, 'workers', ARGV[i]) == 1 and entry then
+    redis.call('XDEL', lane, ARGV[i])
+    local new = redis.call('XADD', lane, '*', unpack(entry[2]))
+    if entry[2][1] == 'id' then redis.call('HSET', index, entry[2][2], name .. ' ' .. new) end
+    back = back + 1
+  end
+end
+if back > 0 and rung == 0 then redis.call('LPUSH', bell, '1') end
+return back

@@ -1,0 +1,36 @@
+--[[ revive.lua -- give dead letters another life.
+
+KEYS   1 dead        aq:{queue}:dead
+       2 index       aq:{queue}:index
+       3 bell        aq:{queue}:bell
+       4 stats       aq:{queue}:stats:<minute>
+       5.. lane      aq:{queue}:lane:<name>
+
+ARGV   1.. four for each: dead letter's entry id, id, job with its attempts reset, number of the lane in KEYS;
+           at most 500
+
+RETURNS     how many were revived; the others had been revived or purged by somebody else
+INVARIANTS  a dead letter is revived once; crashes start again at 0
+]]
+local dead, index, bell, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local rung = redis.call('LLEN', bell)
+redis.call('XLEN', dead)
+redis.call('HLEN', index)
+redis.call('HLEN', stats)
+for i = 5, #KEYS do redis.call('XLEN', KEYS[i]) end
+
+local revived = 0
+for i = 1, #ARGV, 4 do
+  local letter, id, job, lane = ARGV[i], ARGV[i + 1], ARGV[i + 2], KEYS[tonumber(ARGV[i + 3])]
+  if redis.call('XDEL', dead, letter) == 1 then
+    local entry = redis.call('XADD', lane, '*', 'id', id, 'job', job, 'crashes', '0')
+    redis.call('HSET', index, id, string.match(lane, ':lane:(.+)$') .. ' ' .. entry)
+    revived = revived + 1
+  end
+end
+if revived > 0 then
+  if rung == 0 then redis.call('LPUSH', bell, '1') end
+  redis.call('HINCRBY', stats, 'revived', revived)
+  redis.call('EXPIRE', stats, 86400)
+end
+return revived

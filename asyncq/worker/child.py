@@ -1,0 +1,135 @@
+"""The process that runs `process=True` tasks: `python -m asyncq.worker.child`, started by `process`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import traceback
+from types import FrameType
+from typing import Any, BinaryIO
+
+import msgspec
+
+from asyncq import codec
+from asyncq.errors import Reject, RetryLater, SoftTimeout
+from asyncq.job import RunningJob, running_job
+from asyncq.lifecycle import describe
+from asyncq.task import Task
+from asyncq.worker.process import SOFT_TIMEOUT_SIGNAL, Reply, Request
+
+__all__ = ["main"]
+
+
+class _Context:
+    def __init__(self, job: RunningJob) -> None:
+        self._job = job
+
+    def context(self) -> RunningJob:
+        return self._job
+
+
+class _Pipe:
+    """Our end of the conversation. Progress may be reported from threads, hence the lock."""
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+        self._incoming, self._outgoing = incoming, outgoing
+        self._lock = threading.Lock()
+
+    def receive(self) -> Request | None:
+        head = self._incoming.read(4)
+        if len(head) < 4:
+            return None
+        return msgspec.msgpack.decode(self._incoming.read(int.from_bytes(head, "big")), type=Request)
+
+    def send(self, reply: Reply) -> None:
+        data = codec.encode(reply)
+        with self._lock:
+            self._outgoing.write(len(data).to_bytes(4, "big") + data)
+            self._outgoing.flush()
+
+    def report(self, _: str, percent: float, meta: dict[str, Any]) -> None:
+        self.send(Reply("progress", value=msgspec.Raw(codec.encode(meta)), number=percent))
+
+
+def find_task(module: str, file: str, qualname: str) -> Task[..., Any]:
+    """The task as its module names it; a script run as `__main__` is loaded again from its file."""
+    if module == "__main__":
+        module = "__asyncq_main__"
+        if module not in sys.modules:
+            spec = importlib.util.spec_from_file_location(module, file)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{file} cannot be loaded")
+            sys.modules[module] = loaded = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(loaded)
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, Task):
+        raise TypeError(f"{module}.{qualname} is not a task any more but {found!r}")
+    return found
+
+
+def answer(pipe: _Pipe, request: Request) -> Reply:
+    """Run one call; whatever it comes to is a reply."""
+    try:
+        task = find_task(request.module, request.file, request.qualname)
+        args, kwargs = task.arguments.decode(request.args)
+        job = RunningJob(
+            pipe.report,
+            id=request.id,
+            task=request.task,
+            queue=request.queue,
+            lane=request.lane,
+            attempt=request.attempt,
+            crashes=request.crashes,
+            enqueued_ms=request.enqueued_ms,
+            tags=request.tags,
+        )
+        running_job.set(_Context(job))
+        _may_interrupt(job)
+        try:
+            return Reply("value", value=msgspec.Raw(codec.encode(task.function(*args, **kwargs))))
+        finally:
+            _may_interrupt(None)
+    except RetryLater as later:
+        return Reply("later", text=later.reason, number=later.delay)
+    except Reject as rejected:
+        return Reply("reject", text=rejected.reason)
+    except SoftTimeout as timeout:
+        return Reply("soft timeout", text=str(timeout), traceback=traceback.format_exc())
+    except BaseException as error:
+        return Reply("error", text=describe(error), traceback=traceback.format_exc())
+
+
+def _may_interrupt(job: RunningJob | None) -> None:
+    """Have the soft timeout's signal raise in this job, or do nothing between jobs."""
+    if SOFT_TIMEOUT_SIGNAL is None:
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        if job is not None:
+            job.timed_out = True
+            raise SoftTimeout("the soft timeout has passed")
+
+    signal.signal(SOFT_TIMEOUT_SIGNAL, interrupt)
+
+
+def main() -> None:
+    """Answer until the worker closes the pipe."""
+    sys.path.insert(0, os.getcwd())
+    # The conversation keeps the pipe to itself: what the task prints goes to standard error.
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    pipe = _Pipe(os.fdopen(os.dup(0), "rb"), outgoing)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _may_interrupt(None)
+    while (request := pipe.receive()) is not None:
+        pipe.send(answer(pipe, request))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The hot loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from asyncq.worker.delivery import Delivery
+from asyncq.worker.slots import Slots
+
+__all__ = ["dispatch"]
+
+
+class Sources(Protocol):
+    async def claim(self, free: int) -> Sequence[Delivery]: ...
+    async def wait_for_work(self) -> None: ...
+
+    @property
+    def exhausted(self) -> bool:
+        """The last claim brought less than was asked for: nothing more waits."""
+
+
+async def dispatch(
+    sources: Sources, slots: Slots, start: Callable[[Delivery], None], stopping: asyncio.Event
+) -> None:
+    """Keep every slot filled until told to stop.
+
+    Claims only what can be started at once, so strict priority holds. Both waits end when `stopping` is set.
+    """
+    while not stopping.is_set():
+        free = await slots.wait_free()
+        for delivery in await sources.claim(free):
+            start(delivery)
+        if sources.exhausted:
+            await sources.wait_for_work()

@@ -1,0 +1,204 @@
+"""Where a worker's jobs come from: every partition of its queues, served in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis import exceptions
+
+from asyncq import codec
+from asyncq.clock import monotonic_s, now_ms
+from asyncq.config import QueueSettings
+from asyncq.errors import AsyncqError
+from asyncq.link import Link
+from asyncq.store import BATCH, Claimed, Store
+from asyncq.worker.delivery import Delivery
+from asyncq.worker.outage import Outage
+from asyncq.worker.timekeeper import Timekeeper
+
+__all__ = ["Source", "Sources"]
+
+log = logging.getLogger("asyncq.worker")
+
+PROGRESS_S = 0.2
+BELL_WAIT_S = 2.0
+"""The longest an idle worker trusts the bell: a token can die with the worker that took it."""
+
+
+class Source:
+    """One partition, as this worker sees it.
+
+    held:      for each lane, the deliveries in our hands by entry id: running, or waiting to be recorded
+    progress:  what running jobs last said, not yet sent
+    """
+
+    def __init__(self, store: Store, settings: QueueSettings, consumer: str, lanes: Sequence[int]) -> None:
+        self.store, self.settings, self.consumer = store, settings, consumer
+        self.queue = store.queue
+        self.serves = list(lanes)
+        self.held: list[dict[bytes, Delivery]] = [{} for _ in store.lanes]
+        self.progress: dict[bytes, bytes] = {}
+        self.unsure = False
+        self.timekeeper = Timekeeper(self)
+        self._problem = ""
+        self._shares = [settings.shares.get(store.lanes[lane], 0.0) for lane in lanes]
+        self._credit = [0.0] * len(lanes)
+        self._no_shares = [0] * len(lanes)
+
+    def report(self, job_id: str, percent: float, meta: dict[str, Any]) -> None:
+        """Note the progress of a job; from any thread."""
+        try:
+            self.progress[job_id.encode()] = codec.encode(codec.Progress(percent, meta, now_ms()))
+        except (TypeError, ValueError, OverflowError) as error:
+            log.warning("job %s: its progress cannot be sent: %s", job_id, error)
+
+    def deliveries(self) -> list[Delivery]:
+        return [delivery for held in self.held for delivery in held.values()]
+
+    async def claim(self, wanted: int) -> tuple[Claimed, list[Delivery]]:
+        """Claim, after handing back what an unanswered claim may have left in our name."""
+        if self.unsure:
+            await self.hand_back_unknown()
+        shares = self._share_out(wanted)
+        self.unsure = True
+        claimed = await self.store.claim(self.consumer, wanted, self.serves, shares)
+        self.unsure = False
+        if claimed.problem != self._problem:
+            self._problem = claimed.problem
+            if claimed.problem:
+                log.error("queue %s: a lane cannot be read: %s. The others go on", self.queue, claimed.problem)
+        rows, now = claimed.rows, monotonic_s()
+        deliveries = []
+        for i in range(0, len(rows), 5):
+            turn, entry = rows[i] - 1, rows[i + 1]
+            lane = self.serves[turn]
+            delivery = Delivery(self, lane, entry, rows[i + 2], rows[i + 3], rows[i + 4], claimed.now_ms, now)
+            self.held[lane][entry] = delivery
+            deliveries.append(delivery)
+            if self._shares[turn]:
+                self._credit[turn] -= 1
+        return claimed, deliveries
+
+    def _share_out(self, wanted: int) -> list[int]:
+        """How many of these each lane may have out of its reserved share.
+
+        A share grows with every claim and is spent by what the lane gets, so that 0.1 means one job in ten
+        even where claims are of one job each. It is capped at a batch, so a quiet lane saves up no burst.
+        """
+        if not any(self._shares):
+            return self._no_shares
+        for turn, share in enumerate(self._shares):
+            self._credit[turn] = max(-1.0, min(self._credit[turn] + share * wanted, max(1.0, share * BATCH)))
+        return [int(max(0.0, credit)) for credit in self._credit]
+
+    async def hand_back_unknown(self) -> None:
+        """Release entries that Redis counts as ours and we know nothing of: a claim's reply was lost."""
+        for lane, entries in await self.store.held(self.consumer):
+            unknown = [entry for entry in entries if entry not in self.held[lane]]
+            if unknown:
+                back = await self.store.release(lane, unknown)
+                log.warning("queue %s: handed back %d job(s) of an unanswered claim", self.queue, back)
+
+    async def send_progress(self) -> None:
+        words, self.progress = self.progress, {}
+        pairs = list(words.items())
+        for first in range(0, len(pairs), BATCH):
+            await self.store.report(pairs[first : first + BATCH])
+
+    async def release_all(self) -> int:
+        """Hand back everything still held; returns how many jobs that were."""
+        count = 0
+        for lane, held in enumerate(self.held):
+            if held:
+                count += await self.store.release(lane, list(held))
+                held.clear()
+        return count
+
+
+class Sources:
+    """All partitions together. One blocked connection waits for all their bells."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        link: Link,
+        stopping: asyncio.Event,
+        on_exhausted: Callable[[], None],
+    ) -> None:
+        self.sources, self._link, self._stopping = list(sources), link, stopping
+        self._on_exhausted = on_exhausted
+        self.exhausted = False
+        self._first = 0
+        self._outage = Outage("cannot claim jobs")
+        self._bell_outage = Outage("cannot wait for jobs")
+        self._bell: asyncio.Task[None] | None = None
+
+    async def claim(self, free: int) -> list[Delivery]:
+        """Up to `free` deliveries; each call begins with another partition. Never cancelled while under way."""
+        self.exhausted = False
+        if free == 0:
+            return []
+        found: list[Delivery] = []
+        self._first = (self._first + 1) % len(self.sources)
+        for source in self.sources[self._first :] + self.sources[: self._first]:
+            wanted = min(free - len(found), BATCH)
+            try:
+                claimed, deliveries = await source.claim(wanted)
+            except AsyncqError as error:
+                self._outage.begin(error)
+                await self._pause(self._outage.pause_s)
+                return found
+            found += deliveries
+            source.timekeeper.note(claimed.due_in_ms)
+            if len(found) >= free or len(deliveries) == BATCH:
+                break
+        else:
+            self.exhausted = True
+        self._outage.end()
+        return found
+
+    async def wait_for_work(self) -> None:
+        """Until a bell rings, 2 s pass, or `wake`."""
+        self._on_exhausted()
+        if self._stopping.is_set():
+            return
+        self._bell = asyncio.ensure_future(self._wait_for_bell())
+        await asyncio.wait([self._bell])
+        self._bell = None
+
+    def wake(self) -> None:
+        """End the wait. A token that was just taken may be lost: whoever stops rings again."""
+        if self._bell is not None:
+            self._bell.cancel()
+
+    async def _wait_for_bell(self) -> None:
+        bells = [source.store.keys.bell for source in self.sources]
+        try:
+            async with asyncio.timeout(BELL_WAIT_S + 5):
+                await self._link.redis.execute_command("BLPOP", *bells, BELL_WAIT_S)
+        except (exceptions.RedisError, OSError) as error:
+            self._bell_outage.begin(self._link.translate(error))
+            await self._pause(self._bell_outage.pause_s)
+        else:
+            self._bell_outage.end()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or until the worker stops."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def send_progress_for_ever(self) -> None:
+        """Send the last word of each job that said something, a few times a second."""
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            for source in self.sources:
+                try:
+                    await source.send_progress()
+                except AsyncqError as error:
+                    log.debug("progress was not sent: %s", error)

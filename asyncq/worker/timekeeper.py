@@ -1,0 +1,55 @@
+"""Moves scheduled jobs to their lanes when they are due.
+
+Every worker keeps time. `promote` is atomic and bounded, so the first to come moves the jobs and the others
+find nothing: no leader is needed, and none can be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from asyncq.errors import AsyncqError
+from asyncq.worker.outage import Outage
+
+if TYPE_CHECKING:
+    from asyncq.worker.sources import Source
+
+__all__ = ["Timekeeper"]
+
+LONGEST_S = 1.0
+"""How long to sleep at most: a job may be scheduled that nobody told us about."""
+
+
+class Timekeeper:
+    """Keeps time for one partition."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._wake = asyncio.Event()
+        self._next_s = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def note(self, due_in_ms: int) -> None:
+        """The next job is due in so many ms (-1: none), as far as somebody saw. Wakes us if that is news."""
+        if 0 <= due_in_ms and self._loop.time() + due_in_ms / 1000 < self._next_s - 0.001:
+            self._wake.set()
+
+    async def run(self) -> None:
+        fallback = self._source.settings.lane_number(self._source.settings.default_lane)
+        outage = Outage("cannot move scheduled jobs to their lanes")
+        while True:
+            try:
+                _, due_in_ms = await self._source.store.promote(fallback)
+                outage.end()
+            except AsyncqError as error:
+                outage.begin(error)
+                due_in_ms = round(outage.pause_s * 1000)
+            pause_s = LONGEST_S if due_in_ms < 0 else min(LONGEST_S, due_in_ms / 1000)
+            self._next_s = self._loop.time() + pause_s
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
