@@ -1,13 +1,13 @@
 """asyncq: an asyncio-native job queue on Redis Streams.
 
-    queue = Queue("media")
+queue = Queue("media")
 
-    @queue.task()
-    async def render(frame: int) -> str: ...
+@queue.task()
+async def render(frame: int) -> str: ...
 
-    async with queue:
-        job = await render.enqueue(7)
-        print(await job.result(timeout=30))
+async with queue:
+    job = await render.enqueue(7)
+    print(await job.result(timeout=30))
 """
 
 from asyncq.backoff import Retry

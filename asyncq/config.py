@@ -85,9 +85,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return self.lanes.index(lane)
         except ValueError:
-            raise ConfigError(
-                f"queue {self.name} has no lane {lane!r}; it has {', '.join(self.lanes)}"
-            ) from None
+            raise ConfigError(f"queue {self.name} has no lane {lane!r}; it has {', '.join(self.lanes)}") from None
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -144,7 +144,7 @@ async def open_client(where: Address, **extra: Any) -> tuple[Redis, str]:
     url = await server_url(where)
     redis = client(url, **extra)
     try:
-        await redis.execute_command("PING")
+        await redis.ping()
     except (exceptions.RedisError, OSError) as error:
         await redis.aclose()
         raise translate(error, url) from error

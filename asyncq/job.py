@@ -77,7 +77,7 @@ class RunningJob:
         self,
         report: Callable[[str, float, dict[str, Any]], None],
         *,
-        id: str,
+        job_id: str,
         task: str,
         queue: str,
         lane: str,
@@ -87,7 +87,7 @@ class RunningJob:
         tags: tuple[str, ...],
     ) -> None:
         self._report = report
-        self.id, self.task, self.queue, self.lane = id, task, queue, lane
+        self.id, self.task, self.queue, self.lane = job_id, task, queue, lane
         self.attempt, self.crashes = attempt, crashes
         self.enqueued_ms, self.tags = enqueued_ms, tags
         self.cancelled = self.timed_out = False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 import msgspec
 
@@ -38,6 +38,16 @@ R = TypeVar("R")
 
 Lifespan = Callable[["Queue"], AbstractAsyncContextManager[Any]]
 Middleware = Callable[[RunningJob, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+class Register(Protocol):
+    """What `@queue.task(...)` does to a function: its parameters stay, its result is what the job returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
 
 LOOK_AGAIN_S = 5.0
 """A published ending can be lost while reconnecting, so whoever awaits one looks this often besides."""
@@ -99,7 +109,7 @@ class Queue:
         soft_timeout: float | None = None,
         result_ttl: float | None = None,
         process: bool = False,
-    ) -> Callable[[Callable[P, Awaitable[R]] | Callable[P, R]], Task[P, R]]:
+    ) -> Register:
         """Register a function as a task; its name is the function's unless given.
 
         The options are those of `TaskOptions`; `retry` may be a plain number of attempts.
@@ -121,17 +131,17 @@ class Queue:
         if lane:
             self.settings.lane_number(lane)
 
-        def register(function: Callable[P, Any]) -> Task[P, R]:
+        def register(function: Callable[..., Any]) -> Any:
             if not callable(function):
                 raise TaskError(f"@queue.task() decorates functions, not {function!r}")
-            called = name or getattr(function, "__name__", "")
+            called = str(name or getattr(function, "__name__", ""))
             if called in self.tasks:
                 raise TaskError(f"queue {self.name} already has a task {called!r}; give this one another name")
-            task: Task[P, R] = Task(self, function, called, options, CallOptions())
+            task: Task[..., Any] = Task(self, function, called, options, CallOptions())
             self.tasks[called] = task
             return task
 
-        if callable(name):
+        if name is not None and not isinstance(name, str):
             raise TaskError("write @queue.task(), with parentheses")
         return register
 
@@ -389,7 +399,7 @@ class Queue:
 
         Settings are those of `WorkerSettings`. Leaving the context stops it as SIGTERM stops a worker process.
         """
-        from asyncq.worker import Worker  # noqa: PLC0415  a worker knows its queue, not the reverse
+        from asyncq.worker import Worker
 
         async with Worker(self, settings=WorkerSettings(**settings)) as worker:
-            yield cast("Worker", worker)
+            yield worker

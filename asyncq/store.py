@@ -76,9 +76,7 @@ class Endings:
         self.keys: list[str] = []
         self.count = 0
 
-    def end(
-        self, lane: int, entry: bytes, job_id: bytes, state: str, record: bytes, key: str, ttl_ms: int
-    ) -> None:
+    def end(self, lane: int, entry: bytes, job_id: bytes, state: str, record: bytes, key: str, ttl_ms: int) -> None:
         """Ended for good. `key` is where the record is kept for `ttl_ms`, or ''."""
         number = 0
         if key:
@@ -167,8 +165,16 @@ class Store:
         keys = self.keys
         next_cursor, back, buried = await self.link.call(
             "reclaim",
-            [self.lane_keys[lane], keys.index, keys.dead, keys.bell, keys.stats(now_ms)]
-            + [keys.waiters, keys.progress, keys.cancelled],
+            [
+                self.lane_keys[lane],
+                keys.index,
+                keys.dead,
+                keys.bell,
+                keys.stats(now_ms),
+                keys.waiters,
+                keys.progress,
+                keys.cancelled,
+            ],
             [consumer, lease_ms, cursor, count, max_crashes, keys.ended],
         )
         return next_cursor, back, buried
@@ -196,8 +202,17 @@ class Store:
         keys = self.keys
         reply: bytes = await self.link.call(
             "cancel",
-            [keys.index, keys.scheduled, keys.parked, keys.waiters, keys.stats(now_ms), keys.cancelled]
-            + [keys.result(job_id), keys.progress, *self.lane_keys],
+            [
+                keys.index,
+                keys.scheduled,
+                keys.parked,
+                keys.waiters,
+                keys.stats(now_ms),
+                keys.cancelled,
+                keys.result(job_id),
+                keys.progress,
+                *self.lane_keys,
+            ],
             [job_id, record, ttl_ms, keys.ended, keys.control],
         )
         return reply.decode()
@@ -220,9 +235,7 @@ class Store:
     async def report(self, progress: Sequence[tuple[bytes, bytes]]) -> int:
         """Keep and publish the progress of running jobs: (id, bytes) each."""
         words = [word for pair in progress for word in pair]
-        live: int = await self.link.call(
-            "report", [self.keys.index, self.keys.progress], [self.keys.reported, *words]
-        )
+        live: int = await self.link.call("report", [self.keys.index, self.keys.progress], [self.keys.reported, *words])
         return live
 
     async def purge(self, letters: Iterable[tuple[bytes, str]]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -89,7 +90,8 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name}={value}: must be above 0")
-        if isinstance(self.tags, str):
+        tags: Any = self.tags
+        if isinstance(tags, str):
             raise ConfigError("tags: a list of words is needed, not one string")
 
     @property
@@ -199,8 +201,13 @@ def _fields(signature: inspect.Signature) -> list[Any]:
         # A keyword-only parameter may be required after one with a default; the binding has checked it.
         defaulted = True
         value = None if default is empty else default
-        fields.append((parameter.name, kind, msgspec.field(default_factory=lambda value=value: value)))
+        fields.append((parameter.name, kind, msgspec.field(default_factory=partial(_same, value))))
     return fields
+
+
+def _same(value: Any) -> Any:
+    """A parameter's default is one object for all calls, as in the function itself."""
+    return value
 
 
 class Call(Generic[R]):

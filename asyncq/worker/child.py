@@ -80,7 +80,7 @@ def answer(pipe: _Pipe, request: Request) -> Reply:
         args, kwargs = task.arguments.decode(request.args)
         job = RunningJob(
             pipe.report,
-            id=request.id,
+            job_id=request.id,
             task=request.task,
             queue=request.queue,
             lane=request.lane,

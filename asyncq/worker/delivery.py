@@ -56,6 +56,13 @@ class Delivery:
         "timeout_s",
     )
 
+    # Set when the delivery is opened, by `open_delivery`.
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    timeout_s: float
+    soft_timeout_s: float
+    result_ttl_ms: int
+
     def __init__(
         self,
         source: Source,
@@ -89,7 +96,7 @@ class Delivery:
             overrides = self.body.overrides
             self._context = RunningJob(
                 self.source.report,
-                id=self.id.decode(),
+                job_id=self.id.decode(),
                 task=self.body.task,
                 queue=self.source.queue,
                 lane=self.source.store.lanes[self.lane],

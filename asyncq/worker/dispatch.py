@@ -21,9 +21,7 @@ class Sources(Protocol):
         """The last claim brought less than was asked for: nothing more waits."""
 
 
-async def dispatch(
-    sources: Sources, slots: Slots, start: Callable[[Delivery], None], stopping: asyncio.Event
-) -> None:
+async def dispatch(sources: Sources, slots: Slots, start: Callable[[Delivery], None], stopping: asyncio.Event) -> None:
     """Keep every slot filled until told to stop.
 
     Claims only what can be started at once, so strict priority holds. Both waits end when `stopping` is set.

@@ -204,7 +204,9 @@ class Finisher:
 def _log(delivery: Delivery, ending: Ending) -> None:
     match ending:
         case Retrying(delay_ms, error):
-            log.warning("%r failed (attempt %d), again in %.1f s: %r", delivery, delivery.attempt, delay_ms / 1000, error)
+            log.warning(
+                "%r failed (attempt %d), again in %.1f s: %r", delivery, delivery.attempt, delay_ms / 1000, error
+            )
         case Deferred(delay_ms, error):
             log.warning("%r put off for %.1f s: %r", delivery, delay_ms / 1000, error)
         case Dead(reason, error):

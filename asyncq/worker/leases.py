@@ -82,13 +82,13 @@ class Renewer:
 
     def _renew_some(self, redis: Redis, source: Source, lane: int, due: list[Delivery]) -> None:
         script = scripts.load("renew")
-        words = [source.store.lane_keys[lane], source.consumer, *(delivery.entry for delivery in due)]
+        words: list[str | bytes] = [source.store.lane_keys[lane], source.consumer]
+        words += [delivery.entry for delivery in due]
         asked_s = monotonic_s()
         try:
-            reply = redis.execute_command("EVALSHA", script.sha, 1, *words)
+            ours = set(redis.evalsha(script.sha, 1, *words))
         except exceptions.NoScriptError:
-            reply = redis.execute_command("EVAL", script.source, 1, *words)
-        ours = set(reply)
+            ours = set(redis.eval(script.source, 1, *words))
         for delivery in due:
             if delivery.entry in ours:
                 delivery.leased_s = asked_s

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis import exceptions
-
 from asyncq import codec
 from asyncq.clock import monotonic_s, now_ms
 from asyncq.config import QueueSettings
@@ -177,10 +175,9 @@ class Sources:
     async def _wait_for_bell(self) -> None:
         bells = [source.store.keys.bell for source in self.sources]
         try:
-            async with asyncio.timeout(BELL_WAIT_S + 5):
-                await self._link.redis.execute_command("BLPOP", *bells, BELL_WAIT_S)
-        except (exceptions.RedisError, OSError) as error:
-            self._bell_outage.begin(self._link.translate(error))
+            await self._link.wait_for("BLPOP", *bells, wait_s=BELL_WAIT_S)
+        except AsyncqError as error:
+            self._bell_outage.begin(error)
             await self._pause(self._bell_outage.pause_s)
         else:
             self._bell_outage.end()

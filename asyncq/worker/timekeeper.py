@@ -32,7 +32,7 @@ class Timekeeper:
 
     def note(self, due_in_ms: int) -> None:
         """The next job is due in so many ms (-1: none), as far as somebody saw. Wakes us if that is news."""
-        if 0 <= due_in_ms and self._loop.time() + due_in_ms / 1000 < self._next_s - 0.001:
+        if due_in_ms >= 0 and self._loop.time() + due_in_ms / 1000 < self._next_s - 0.001:
             self._wake.set()
 
     async def run(self) -> None:

@@ -27,9 +27,9 @@ from asyncq.worker.dispatch import dispatch
 from asyncq.worker.finisher import Finisher
 from asyncq.worker.heartbeat import WorkerInfo, clear_away_dead, resident_mib
 from asyncq.worker.leases import Renewer, reclaim_for_ever
+from asyncq.worker.outage import Outage
 from asyncq.worker.process import ProcessPool
 from asyncq.worker.slots import Slots
-from asyncq.worker.outage import Outage
 from asyncq.worker.sources import Source, Sources
 
 __all__ = ["Worker"]
