@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from asyncq.clock import LONGEST_S
 from asyncq.errors import ConfigError
 
 __all__ = ["MAX_ATTEMPTS", "Retry"]
@@ -50,8 +51,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"Retry(attempts={self.attempts}): must be from 1 to {MAX_ATTEMPTS}")
         if self.backoff not in ("exponential", "linear", "constant"):
             raise ConfigError(f"Retry(backoff={self.backoff!r}): exponential, linear or constant")
-        if self.base < 0 or self.max < 0 or self.factor < 1 or any(delay < 0 for delay in self.delays):
-            raise ConfigError("Retry: delays, base and max must not be negative, and factor not below 1")
+        if not all(0 <= delay <= LONGEST_S for delay in (self.base, self.max, *self.delays)) or not self.factor >= 1:
+            raise ConfigError("Retry: delays, base and max are seconds from 0 to 100 years, and factor not below 1")
 
     @property
     def limit(self) -> int:
@@ -65,8 +66,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         if self.delays:
             return round(self.delays[min(failures, len(self.delays)) - 1] * 1000)
         if self.backoff == "exponential":
-            # The exponent is bounded before the power is taken: 2.0**1100 would raise OverflowError.
-            delay = self.base * self.factor ** min(failures - 1, 64) if self.factor <= 1e4 else self.max
+            try:
+                delay = self.base and self.base * float(self.factor) ** (failures - 1)
+            except OverflowError:
+                delay = self.max
         elif self.backoff == "linear":
             delay = self.base * failures
         else:

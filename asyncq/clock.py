@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["monotonic_s", "now_ms"]
+__all__ = ["LONGEST_S", "monotonic_s", "now_ms"]
+
+LONGEST_S = 100 * 365 * 86_400.0
+"""The longest time a setting may name. Redis refuses a TTL that overflows, and infinity crosses as no number."""
 
 monotonic_s = time.monotonic
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from asyncq.clock import LONGEST_S
 from asyncq.errors import ConfigError
 
 __all__ = ["ENVIRONMENT", "QueueSettings", "WorkerSettings", "from_environment"]
@@ -70,10 +71,13 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
             _check(0 <= share <= 1, f"the share of lane {lane} must be from 0 to 1, not {share}")
         _check(sum(self.shares.values()) <= 1, "the shares of all lanes must not exceed 1 together")
         _check(1 <= self.partitions <= 1024, f"partitions={self.partitions}: must be from 1 to 1024")
-        _check(self.visibility_timeout >= 0.1, "visibility_timeout must be at least 0.1 seconds")
+        _check(0.1 <= self.visibility_timeout <= LONGEST_S, "visibility_timeout must be from 0.1 seconds to 100 years")
         _check(self.max_crashes >= 1, "max_crashes must be at least 1")
         _check(self.max_payload >= 1, "max_payload must be at least 1 byte")
-        _check(self.result_ttl >= 0, "result_ttl must not be negative; 0 keeps no results")
+        _check(
+            0 <= self.result_ttl <= LONGEST_S,
+            "result_ttl must be from 0 seconds, which keeps no results, to 100 years",
+        )
         _check(0 < self.enqueue_timeout <= 600, "enqueue_timeout must be above 0 and at most 600 seconds")
 
     def lane_number(self, lane: str) -> int:

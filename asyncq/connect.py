@@ -19,7 +19,6 @@ from redis import Redis as SyncRedis
 from redis import exceptions
 from redis.asyncio import Redis
 
-from asyncq import embedded
 from asyncq.errors import AsyncqError, ConfigError, ServerRefused, ServerUnavailable
 
 __all__ = ["Address", "address", "client", "open_client", "redacted", "sync_client", "translate"]
@@ -92,6 +91,8 @@ async def server_url(where: Address) -> str:
     if not where.url.startswith("embedded:"):
         log.info("server: %s", where)
         return where.url
+    from asyncq import embedded  # Needs POSIX; a configured server does not.
+
     server = await anyio.to_thread.run_sync(embedded.ensure, embedded_directory(where.url))
     verb = "started" if server.started else "found"
     log.info("server: embedded %s, %s in %s (%s)", server.version, verb, server.directory, where.why)

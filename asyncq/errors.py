@@ -23,6 +23,8 @@ AsyncqError
 
 from __future__ import annotations
 
+from asyncq.clock import LONGEST_S
+
 __all__ = [
     "ArgumentError",
     "AsyncqError",
@@ -125,6 +127,8 @@ class RetryLater(TaskSignal):
     """Run this job again after `delay` seconds. Counts as an attempt; never exceeds the task's attempts."""
 
     def __init__(self, delay: float, reason: str = "the task asked to run later") -> None:
+        if not 0 <= delay <= LONGEST_S:
+            raise ConfigError(f"RetryLater(delay={delay}): seconds from 0 to 100 years")
         self.delay, self.reason = delay, reason
         super().__init__(reason)
 

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from asyncq import codec, ids, lifecycle
+from asyncq.clock import now_ms
 from asyncq.job import JobInfo
-from asyncq.keys import Keys
+from asyncq.keys import GROUP, Keys
 from asyncq.link import Link
+from asyncq.workerinfo import WorkerInfo
 
-__all__ = ["Monitor"]
+__all__ = ["COUNTERS", "DeadLetter", "Monitor"]
+
+COUNTERS = ("enqueued", "succeeded", "retried", "dead", "cancelled", "crashed", "revived")
+"""What is counted for each minute."""
+
+PAGE = 100
+SCANNED = 1000
+MOST_LOOKED_AT = 10_000
+"""How many jobs of a state a filtered search looks at, at most."""
+MOST_SCANS = 200
+"""How often a search for results asks the server for more keys, `SCANNED` at a time; all keys of the database count."""
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A dead letter as it lies there: `entry` and `job` are what it takes to revive or purge it."""
+
+    entry: bytes
+    job: bytes
+    info: JobInfo
 
 
 class Monitor:
@@ -45,9 +66,7 @@ class Monitor:
             last = codec.decode_progress(progress)
             info.progress, info.meta = last.percent, last.meta
         if where == b"scheduled":
-            attempt, deferrals = codec.frame_head(job)[1:]
-            info.state = "retrying" if attempt > 1 or deferrals else "scheduled"
-            info.due_ms = int(float(at))
+            self._parked(info, job, at)
         elif held:
             info.state, info.worker = "running", held[0].decode()
         return info
@@ -124,3 +143,172 @@ class Monitor:
             "dead": await command("XLEN", keys.dead),
             "paused": "*" in paused,
         }
+
+    # -- several ------------------------------------------------------------------------------------------
+
+    async def jobs(self, state: lifecycle.State, *, lane: str = "", task: str = "", limit: int = 50) -> list[JobInfo]:
+        """Up to `limit` jobs of a state: live ones as they come next, ended ones latest first.
+
+        Bounded work: a search looks at so many jobs (`MOST_LOOKED_AT`) or keys and no further. The ended ones that
+        succeeded or were cancelled are found by SCAN over the results kept, in no order until they are sorted.
+        """
+        match state:
+            case "queued":
+                source = self._queued(lane)
+            case "running":
+                source = self._running(lane)
+            case "scheduled" | "retrying":
+                source = self._waiting()
+            case "failed" | "expired":
+                source = self._buried()
+            case _:
+                found = [job async for job in self._results() if job.state == state and task in ("", job.task)]
+                found = [job for job in found if lane in ("", job.lane)]
+                return sorted(found, key=lambda job: job.ended_ms or 0, reverse=True)[:limit]
+        found, seen = [], 0
+        async with aclosing(source):
+            async for job in source:
+                if job.state == state and task in ("", job.task) and lane in ("", job.lane):
+                    found.append(job)
+                seen += 1
+                if len(found) >= limit or seen >= MOST_LOOKED_AT:
+                    break
+        return found
+
+    async def _queued(self, lane: str) -> AsyncGenerator[JobInfo, None]:
+        for name, key in self._lanes(lane):
+            after = await self._last_delivered(key)
+            while entries := await self.link.command("XRANGE", key, after, "+", "COUNT", PAGE):
+                for entry, fields in entries:
+                    yield self._entry(name, entry, fields)
+                after = f"({entries[-1][0].decode()}"
+
+    async def _running(self, lane: str) -> AsyncGenerator[JobInfo, None]:
+        """What was delivered and not acknowledged. An entry that ended between two commands is left out."""
+        for name, key in self._lanes(lane):
+            if await self._last_delivered(key) == "-":
+                continue
+            after = "-"
+            while held := await self.link.command("XPENDING", key, GROUP, after, "+", PAGE):
+                entries = dict(await self.link.command("XRANGE", key, held[0][0], held[-1][0], "COUNT", 2 * PAGE))
+                for entry, consumer, *_ in held:
+                    if entry in entries:
+                        info = self._entry(name, entry, entries[entry])
+                        info.state, info.worker = "running", consumer.decode()
+                        yield info
+                after = f"({held[-1][0].decode()}"
+
+    async def _waiting(self) -> AsyncGenerator[JobInfo, None]:
+        keys, first = self.keys, 0
+        while rows := await self.link.command("ZRANGE", keys.scheduled, first, first + PAGE - 1, "WITHSCORES"):
+            first += PAGE
+            for job_id, due, about in zip(
+                rows[::2], rows[1::2], await self.link.command("HMGET", keys.parked, *rows[::2]), strict=True
+            ):
+                if about is None:  # It went to its lane between the two commands.
+                    continue
+                lane, crashes, job = about.split(b" ", 2)
+                info = self._live(job_id.decode(), lane, crashes, job)
+                self._parked(info, job, due)
+                yield info
+
+    async def _buried(self) -> AsyncGenerator[JobInfo, None]:
+        async with aclosing(self.dead_letters()) as letters:
+            async for letter in letters:
+                yield letter.info
+
+    async def _results(self) -> AsyncGenerator[JobInfo, None]:
+        prefix, cursor = self.keys.result(""), b"0"
+        seen = 0
+        for _ in range(MOST_SCANS):
+            cursor, found = await self.link.command("SCAN", cursor, "MATCH", prefix + "*", "COUNT", SCANNED)
+            if found:
+                for key, record in zip(found, await self.link.command("MGET", *found), strict=True):
+                    if record is not None:
+                        seen += 1
+                        try:
+                            yield self.ended(key.decode().removeprefix(prefix), record)
+                        except (msgspec.DecodeError, UnicodeDecodeError):
+                            continue  # Written by a newer asyncq.
+            if cursor == b"0" or seen >= MOST_LOOKED_AT:
+                return
+
+    async def dead_letters(self, *, oldest_first: bool = False) -> AsyncGenerator[DeadLetter, None]:
+        """All dead letters that are there now, a page at a time; what dies meanwhile is not among them."""
+        command, key = self.link.command, self.keys.dead
+        newest = await command("XREVRANGE", key, "+", "-", "COUNT", 1)
+        first, last = "-", newest[0][0].decode() if newest else "-"
+        while newest:
+            if oldest_first:
+                page = await command("XRANGE", key, first, last, "COUNT", PAGE)
+            else:
+                page = await command("XREVRANGE", key, last, first, "COUNT", PAGE)
+            if not page:
+                return
+            for entry, fields in page:
+                yield self._letter(entry, fields)
+            beyond = f"({page[-1][0].decode()}"
+            first, last = (beyond, last) if oldest_first else (first, beyond)
+
+    async def dead_letters_of(self, job_ids: Iterable[str]) -> list[DeadLetter]:
+        """Those of these jobs that are dead letters."""
+        wanted, found = list(job_ids), []
+        if not wanted:
+            return []
+        for place in await self.link.command("HMGET", self.keys.index, *wanted):
+            if place is not None and place.startswith(b"dead "):
+                entry = place.removeprefix(b"dead ")
+                found += await self.link.command("XRANGE", self.keys.dead, entry, entry)
+        return [self._letter(entry, fields) for entry, fields in found]
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers in the registry, by name. One that was lost stays for a while and `is_late`."""
+        found = []
+        for about in (await self.link.command("HGETALL", self.keys.workers))[1::2]:
+            try:
+                found.append(msgspec.json.decode(about, type=WorkerInfo))
+            except msgspec.DecodeError:
+                continue  # Of another version.
+        return sorted(found, key=lambda worker: (worker.name, worker.started_ms))
+
+    async def stats(self, minutes: int = 5) -> list[dict[str, int]]:
+        """The counters of the last minutes, oldest first, the current one included: "minute" is its start in ms."""
+        now, rows = now_ms(), []
+        for ago in reversed(range(minutes)):
+            then = now - ago * 60_000
+            words = await self.link.command("HGETALL", self.keys.stats(then))
+            counted = {words[i].decode(): int(words[i + 1]) for i in range(0, len(words), 2)}
+            rows.append({"minute": then // 60_000 * 60_000, **{name: counted.get(name, 0) for name in COUNTERS}})
+        return rows
+
+    # -- parts --------------------------------------------------------------------------------------------
+
+    def _lanes(self, lane: str) -> list[tuple[str, str]]:
+        pairs = zip(self.lanes, self.lane_keys, strict=True)
+        return [(name, key) for name, key in pairs if lane in ("", name)]
+
+    async def _last_delivered(self, lane_key: str) -> str:
+        """Where to read on for what waits; "-" when nothing has ever been delivered."""
+        if not await self.link.command("EXISTS", lane_key):
+            return "-"
+        for group in await self.link.command("XINFO", "GROUPS", lane_key):
+            about = dict(zip(group[::2], group[1::2], strict=True))
+            if about[b"name"] == GROUP.encode():
+                return f"({about[b'last-delivered-id'].decode()}"
+        return "-"
+
+    def _entry(self, lane: str, entry: bytes, fields: Sequence[bytes]) -> JobInfo:
+        about = dict(zip(fields[::2], fields[1::2], strict=True))
+        if b"id" not in about or b"job" not in about:
+            return JobInfo(id="", queue=self.queue, state="queued", lane=lane, error="an entry asyncq did not write")
+        crashes = about.get(b"crashes", b"0")
+        return self._live(about[b"id"].decode(errors="replace"), lane.encode(), crashes, about[b"job"])
+
+    def _parked(self, info: JobInfo, job: bytes, due: bytes) -> None:
+        attempt, deferrals = codec.frame_head(job)[1:]
+        info.state = "retrying" if attempt > 1 or deferrals else "scheduled"
+        info.due_ms = int(float(due))
+
+    def _letter(self, entry: bytes, fields: Sequence[bytes]) -> DeadLetter:
+        job = dict(zip(fields[::2], fields[1::2], strict=True))[b"job"]
+        return DeadLetter(entry, job, self.dead_letter(entry, fields))

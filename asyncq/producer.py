@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from asyncq.clock import monotonic_s, now_ms
-from asyncq.errors import AsyncqError, ServerUnavailable
+from asyncq.errors import ServerUnavailable
 from asyncq.store import BATCH, Push, Store
 
 __all__ = ["NewJob", "Producer", "Special"]
@@ -84,10 +84,13 @@ class Producer:
     async def _deliver(self, batch: list[tuple[NewJob, asyncio.Future[str | None]]]) -> None:
         try:
             refused = await self._push([job for job, _ in batch])
-        except AsyncqError as error:
+        except BaseException as error:
+            # Whatever it is, nobody may be left waiting.
             for _, future in batch:
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(error) if isinstance(error, Exception) else future.cancel()
+            if not isinstance(error, Exception):
+                raise
             return
         for position, (_, future) in enumerate(batch):
             if not future.done():

@@ -88,7 +88,7 @@ class Queue:
         self._opened = 0
         self._link: Link | None = None
         self._listener: Listener | None = None
-        self._listening = asyncio.Lock()
+        self._opening, self._listening = asyncio.Lock(), asyncio.Lock()
         self._stores: list[Store] = []
         self._monitors: list[Monitor] = []
         self._producers: list[Producer] = []
@@ -156,21 +156,25 @@ class Queue:
     # -- opening ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if self._opened == 0:
-            redis, url = await connect.open_client(connect.address(self.url))
-            self._link = link = Link(redis, url)
-            name, lanes = self.name, self.settings.lanes
-            partitions = range(self.settings.partitions)
-            self._stores = [Store(link, name, lanes, n) for n in partitions]
-            self._monitors = [Monitor(link, name, lanes, n) for n in partitions]
-            self._producers = [Producer(store, self.settings.enqueue_timeout) for store in self._stores]
-            about = {"lanes": lanes, "partitions": self.settings.partitions}
-            try:
-                await self._stores[0].enlist(msgspec.json.encode(about))
-            except AsyncqError as error:
-                log.warning("queue %s could not be entered into the catalogue: %s", name, error)
-        self._opened += 1
+        async with self._opening:
+            if self._opened == 0:
+                await self._open()
+            self._opened += 1
         return self
+
+    async def _open(self) -> None:
+        redis, url = await connect.open_client(connect.address(self.url))
+        self._link = link = Link(redis, url)
+        name, lanes = self.name, self.settings.lanes
+        partitions = range(self.settings.partitions)
+        self._stores = [Store(link, name, lanes, n) for n in partitions]
+        self._monitors = [Monitor(link, name, lanes, n) for n in partitions]
+        self._producers = [Producer(store, self.settings.enqueue_timeout) for store in self._stores]
+        about = {"lanes": lanes, "partitions": self.settings.partitions}
+        try:
+            await self._stores[0].enlist(msgspec.json.encode(about))
+        except AsyncqError as error:
+            log.warning("queue %s could not be entered into the catalogue: %s", name, error)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -42,7 +42,7 @@ class Push:
         self, lane: int, job_id: str, job: bytes, delay_ms: int, result: str, unique: str, unique_ms: int
     ) -> None:
         """A job that is delayed, or whose id or uniqueness key may be taken. `result`, `unique`: keys or ''."""
-        route = f"{7 + lane} {delay_ms} {self._key(result)} {self._key(unique)} {unique_ms}"
+        route = f"{7 + lane} {delay_ms} {self._key(result)} {self._key(unique)} {max(1, unique_ms)}"
         self.args += (route, job_id, job)
         self.count += 1
 
@@ -250,7 +250,8 @@ class Store:
         while seen >= 0:
             some, seen = await self.link.call(
                 "empty",
-                [self.lane_keys[lane], keys.index, keys.scheduled, keys.parked, keys.waiters, keys.progress],
+                [self.lane_keys[lane], keys.index, keys.scheduled, keys.parked, keys.waiters]
+                + [keys.progress, keys.cancelled],
                 [BATCH, seen, keys.ended],
             )
             removed += some

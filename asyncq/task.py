@@ -16,6 +16,7 @@ import msgspec
 
 from asyncq import codec
 from asyncq.backoff import Retry
+from asyncq.clock import LONGEST_S
 from asyncq.errors import ArgumentError, ConfigError, PayloadTooLarge, TaskError
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("timeout", "soft_timeout"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"{name}={value}: must be above 0, or None for no limit")
+            if value is not None and not 0 < value <= LONGEST_S:
+                raise ConfigError(f"{name}={value}: seconds above 0, or None for no limit")
         if self.soft_timeout and self.timeout and self.soft_timeout >= self.timeout:
             raise ConfigError(f"soft_timeout={self.soft_timeout} must be below timeout={self.timeout}")
-        if self.result_ttl is not None and self.result_ttl < 0:
-            raise ConfigError("result_ttl must not be negative; 0 keeps no results")
+        if self.result_ttl is not None and not 0 <= self.result_ttl <= LONGEST_S:
+            raise ConfigError("result_ttl must be from 0 seconds, which keeps no results, to 100 years")
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,12 +85,12 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("delay", "expires", "result_ttl"):
-            if (getattr(self, name) or 0) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)}: must not be negative")
+            if not 0 <= (getattr(self, name) or 0) <= LONGEST_S:
+                raise ConfigError(f"{name}={getattr(self, name)}: seconds from 0 to 100 years")
         for name in ("timeout", "soft_timeout", "unique_ttl"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"{name}={value}: must be above 0")
+            if value is not None and not 0 < value <= LONGEST_S:
+                raise ConfigError(f"{name}={value}: seconds above 0, up to 100 years")
         tags: Any = self.tags
         if isinstance(tags, str):
             raise ConfigError("tags: a list of words is needed, not one string")

@@ -59,9 +59,7 @@ def place() -> Iterator[Path]:
 
 def processes(place: Path) -> dict[int, str]:
     """pid and command line of all that run for the directory."""
-    lines = subprocess.run(
-        ["ps", "-wweo", "pid=,stat=,args="], capture_output=True, text=True
-    ).stdout.splitlines()
+    lines = subprocess.run(["ps", "-wweo", "pid=,stat=,args="], capture_output=True, text=True).stdout.splitlines()
     rows = [line.split(None, 2) for line in lines]
     return {int(row[0]): row[2] for row in rows if str(place) in row[2] and not row[1].startswith("Z")}
 
@@ -137,20 +135,19 @@ def test_racing_threads_get_the_same_server(place: Path) -> None:
 
 
 def test_leaves_no_child_and_no_warning_in_the_starter(place: Path) -> None:
-    check = (
-        "\nassert stop(Path(sys.argv[1]))\ntry: os.waitpid(-1, 0)\nexcept ChildProcessError: print('alone')"
-    )
+    check = "\nassert stop(Path(sys.argv[1]))\ntry: os.waitpid(-1, 0)\nexcept ChildProcessError: print('alone')"
     with python(STARTER + check, place) as starter:
         out, errors = starter.communicate(timeout=60)
     assert errors == ""
     assert out.splitlines()[1] == "alone"
 
 
-def test_second_keeper_gives_way(place: Path) -> None:
+async def test_second_keeper_gives_way(place: Path) -> None:
     """Should two ever be started for one directory, the lock decides, and the loser starts no server."""
     server = ensure(place)
     assert launch._start(place, idle_s=60, deadline=time.monotonic() + 60) is None
-    assert set(processes(place)) == {server.pid, server.keeper}
+    await eventually(lambda: set(processes(place)) == {server.pid, server.keeper})
+    assert status(place) == ensure(place)
 
 
 async def test_server_whose_keeper_was_killed_still_holds_the_directory(place: Path) -> None:
@@ -238,9 +235,7 @@ async def test_is_found_although_its_starter_did_not_wait(place: Path) -> None:
     assert status(place)
 
 
-@pytest.mark.parametrize(
-    ("reply", "ready"), [("+PONG", True), ("-BUSY script", True), ("-LOADING data", False)]
-)
+@pytest.mark.parametrize(("reply", "ready"), [("+PONG", True), ("-BUSY script", True), ("-LOADING data", False)])
 def test_is_not_ready_while_it_reads_its_data(place: Path, reply: str, ready: bool) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place))
@@ -265,8 +260,11 @@ async def test_stops_by_itself_when_nobody_is_connected(place: Path) -> None:
     server = ensure(place, idle_s=0.2)
     await eventually(lambda: not processes(place), timeout=20)
     assert status(place) is None
-    assert "nobody was connected for 0.2 s: stopped" in (place / "server.log").read_text()
+    log = (place / "server.log").read_text()
+    assert "ready to exit" in log
+    assert "nobody was connected for 0.2 s: stopped" in log
     assert not server.socket.exists()
+    assert not (place / "server.json").exists()
 
 
 async def test_stays_while_somebody_is_connected(place: Path) -> None:
@@ -281,12 +279,23 @@ async def test_stays_while_somebody_is_connected(place: Path) -> None:
     assert read(ensure(place)) == "busy"
 
 
+async def test_does_not_stop_under_somebody_who_attaches(place: Path) -> None:
+    """The gate is what ensure() holds meanwhile. (A look at the server would be a visit: only time can pass.)"""
+    server = ensure(place, idle_s=0.5)
+    begin = time.monotonic()
+    with keeper.held(place / keeper.GATE, wait_s=1):
+        await eventually(lambda: time.monotonic() - begin > 2)
+        assert runs(server.pid)
+    await eventually(lambda: not processes(place))
+
+
 def test_stop_is_clean_and_waits(place: Path) -> None:
     server = ensure(place)
     write(server, "kept")
     with Redis.from_url(server.url) as client:
         client.ping()
         assert stop(place)
+    assert keeper.is_free(place / keeper.LOCK)
     assert not runs(server.pid)
     assert status(place) is None
     assert not stop(place)
@@ -313,6 +322,7 @@ async def test_sigterm_to_the_keeper_stops_both(place: Path) -> None:
     write(server, "kept")
     os.kill(server.keeper, signal.SIGTERM)
     await eventually(lambda: not processes(place))
+    assert "ready to exit" in (place / "server.log").read_text()
     assert read(ensure(place)) == "kept"
 
 
@@ -363,15 +373,23 @@ def test_path_too_long_for_a_socket(place: Path) -> None:
     assert not runs(server.pid)
 
 
-def test_short_directory_set_up_by_somebody_else_is_refused(place: Path) -> None:
+@pytest.mark.parametrize("kind", ["link", "another's"])
+def test_short_directory_set_up_by_somebody_else_is_refused(place: Path, kind: str) -> None:
+    if kind == "another's" and os.geteuid() != 0:
+        pytest.skip("only root can give a directory away")
     deep = place / ("e" * 120)
     trap = launch._socket_path(deep.resolve()).parent
-    trap.symlink_to(place.parent)
+    elsewhere = place.parent / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "link":
+        trap.symlink_to(elsewhere)
+    else:
+        os.chown(elsewhere.rename(trap), 65534, -1)
     try:
         with pytest.raises(EmbeddedUnavailable, match="is not a directory of this user"):
             ensure(deep)
     finally:
-        trap.unlink()
+        trap.rename(place.parent / "trap")  # goes with the directory of this test
 
 
 # -- cannot --------------------------------------------------------------------------------------------------

@@ -226,9 +226,7 @@ def _comes_up(server: subprocess.Popen[bytes], path: Path, wake: int) -> bool:
     return False
 
 
-def _watch(
-    server: subprocess.Popen[bytes], place: Path, path: Path, lock: int, idle_s: float, wake: int
-) -> None:
+def _watch(server: subprocess.Popen[bytes], place: Path, path: Path, lock: int, idle_s: float, wake: int) -> None:
     """Return when the server has ended, lost its directory, was unused for `idle_s`, or a signal says so."""
     used, visits = time.monotonic(), 0
     while not _told_to_stop(wake, min(1.0, idle_s / 4)):

@@ -136,9 +136,7 @@ def _settled(place: Path, deadline: float) -> Server | None:
         if keeper.is_free(place / LOCK):
             return None
         if time.monotonic() > deadline:
-            raise EmbeddedUnavailable(
-                f"{place} is in use by a server that does not answer{_tail(place / LOG, 0)}"
-            )
+            raise EmbeddedUnavailable(f"{place} is in use by a server that does not answer{_tail(place / LOG, 0)}")
         time.sleep(0.01)
 
 

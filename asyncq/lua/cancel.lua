@@ -36,7 +36,7 @@ if name == 'dead' then return 'dead' end
 if name then
   local lane
   for i = 9, #KEYS do
-    if string.match(KEYS[i], ':lane:(.+)$') == name then lane = KEYS[i] end
+    if string.match(KEYS[i], '}:lane:(.+)$') == name then lane = KEYS[i] end
   end
   if not lane then return redis.error_reply('ERR lane ' .. name .. ' of the job is not among the lanes of the queue') end
   local held = redis.pcall('XPENDING', lane, 'workers', entry, entry, '1')

@@ -30,7 +30,7 @@ if stopped['*'] then return reply end
 
 local function read(number, count)
   local lane = KEYS[number + 3]
-  if stopped[string.match(lane, ':lane:(.+)$')] then return 0 end
+  if stopped[string.match(lane, '}:lane:(.+)$')] then return 0 end
   local got = redis.pcall('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', count, 'STREAMS', lane, '>')
   if got and got.err and string.find(got.err, 'NOGROUP', 1, true) then
     -- The group went with its stream (FLUSHALL, DEL) or was never there. At 0, so nothing is skipped.
@@ -49,7 +49,7 @@ local function read(number, count)
   for i = 1, #entries do
     local fields = entries[i][2]
     reply[n + 1], reply[n + 2] = number, entries[i][1]
-    if fields[1] == 'id' and fields[3] == 'job' and fields[5] == 'crashes' then
+    if fields[1] == 'id' and fields[3] == 'job' and fields[5] == 'crashes' and string.match(fields[6], '^%d+$') then
       reply[n + 3], reply[n + 4], reply[n + 5] = fields[2], fields[4], fields[6]
     else
       reply[n + 3], reply[n + 4], reply[n + 5] = '', table.concat(fields or {}, ' '), '0'

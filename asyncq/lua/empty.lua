@@ -6,6 +6,7 @@ KEYS   1 lane        aq:{queue}:lane:<name>
        4 parked      aq:{queue}:parked
        5 waiters     aq:{queue}:waiters
        6 progress    aq:{queue}:progress
+       7 cancelled   aq:{queue}:cancelled
 
 ARGV   1 how many at most, up to 500
        2 where to go on among scheduled jobs, 0 at first
@@ -15,25 +16,29 @@ RETURNS     how many were removed; how many entries of scheduled have been seen,
 INVARIANTS  a delivered entry is not touched
 ]]
 local lane, index, scheduled, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local waiters, progress = KEYS[5], KEYS[6]
+local waiters, progress, cancelled = KEYS[5], KEYS[6], KEYS[7]
 local limit, from, channel = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local name = string.match(lane, ':lane:(.+)$')
+local name = string.match(lane, '}:lane:(.+)$')
 redis.call('HLEN', index)
 redis.call('HLEN', parked)
 redis.call('HLEN', progress)
 redis.call('SCARD', waiters)
+redis.call('SCARD', cancelled)
 
 local function forget(id)
   redis.call('HDEL', index, id)
   redis.call('HDEL', progress, id)
+  redis.call('SREM', cancelled, id)
   if redis.call('SREM', waiters, id) == 1 then redis.call('PUBLISH', channel .. id, '') end
 end
 
 local after = '-'
 local groups = redis.pcall('XINFO', 'GROUPS', lane)
-if not groups.err and groups[1] then
-  for i = 1, #groups[1], 2 do
-    if groups[1][i] == 'last-delivered-id' then after = '(' .. groups[1][i + 1] end
+if not groups.err then
+  for _, group in ipairs(groups) do
+    local about = {}
+    for i = 1, #group, 2 do about[group[i]] = group[i + 1] end
+    if about.name == 'workers' then after = '(' .. about['last-delivered-id'] end
   end
 end
 local removed = 0

@@ -17,6 +17,7 @@ ARGV   1 sequence number of this push, rising with each push of the producer
 RETURNS     for each job that was not accepted: its position (from 1) and the id of the job in its way
 INVARIANTS  a push that is repeated (its reply was lost) changes nothing and returns what it returned;
             an accepted job is in the index and in exactly one of: a lane, scheduled;
+            a uniqueness key holds for as long as its job is live, however that ends;
             nothing is written unless everything can be
 ]]
 local producer, index, scheduled, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -47,6 +48,11 @@ redis.call('HLEN', index)
 redis.call('HLEN', parked)
 redis.call('HLEN', stats)
 local lanes, holders = {}, {}
+local function holder(key)
+  local id = redis.call('GET', key)
+  local place = id and redis.call('HGET', index, id)
+  return place and string.sub(place, 1, 5) ~= 'dead ' and id or nil
+end
 for i = 3, #ARGV, 3 do
   local route = ARGV[i]
   if not lanes[route] then
@@ -54,10 +60,11 @@ for i = 3, #ARGV, 3 do
     local key = KEYS[tonumber(lane or route)]
     redis.call('XLEN', key)
     lanes[route] = {
-      key = key, name = string.match(key, ':lane:(.+)$'), special = lane ~= nil, delay = tonumber(delay),
-      result = tonumber(result), unique = tonumber(unique), unique_ms = unique_ms,
+      key = key, name = string.match(key, '}:lane:(.+)$'), special = lane ~= nil, delay = tonumber(delay),
+      result = tonumber(result), unique = KEYS[tonumber(unique or 0)], unique_ms = unique_ms,
     }
-    if unique and unique ~= '0' then holders[route] = redis.call('GET', KEYS[tonumber(unique)]) end
+    local free = lanes[route].unique
+    if free then holders[free] = holder(free) end
   end
 end
 
@@ -68,7 +75,7 @@ for i = 3, #ARGV, 3 do
   local lane = lanes[route]
   local in_the_way = nil
   if lane.special then
-    if lane.unique > 0 then in_the_way = holders[route] end
+    if lane.unique then in_the_way = holders[lane.unique] end
     if not in_the_way and lane.result > 0 then
       if redis.call('HEXISTS', index, id) == 1 or redis.call('EXISTS', KEYS[lane.result]) == 1 then
         in_the_way = id
@@ -93,9 +100,9 @@ for i = 3, #ARGV, 3 do
     if lane.special then
       -- At once, so that a second one in this very batch sees it.
       redis.call('HSET', index, id, place)
-      if lane.unique > 0 then
-        redis.call('SET', KEYS[lane.unique], id, 'PX', lane.unique_ms)
-        holders[route] = id
+      if lane.unique then
+        redis.call('SET', lane.unique, id, 'PX', lane.unique_ms)
+        holders[lane.unique] = id
       end
     else
       where[#where + 1] = id

@@ -32,6 +32,8 @@ local letters = retries + n_retried * 6
 local uniques = letters + n_dead * 10
 
 -- Everything that can fail is asked before the first write.
+local holders = {}
+for i = uniques, #ARGV, 2 do holders[i] = redis.call('GET', KEYS[tonumber(ARGV[i])]) end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HLEN', index)
@@ -63,33 +65,35 @@ gather(retries, letters - 1, 6)
 gather(letters, uniques - 1, 10)
 
 -- One XACK for each lane. When it counts them all, all were ours; otherwise the entry itself tells:
--- whoever reclaimed a job deleted its old entry with it.
-local stale, some_stale = {}, false
+-- whoever reclaimed a job deleted its old entry with it. Each entry is good for one ending.
+local doubtful = {}
 for _, number in ipairs(order) do
   local lane, entries = KEYS[tonumber(number)], by_lane[number]
   if redis.call('XACK', lane, 'workers', unpack(entries)) == #entries then
     redis.call('XDEL', lane, unpack(entries))
   else
+    local ours = {}
+    doubtful[number] = ours
     for _, entry in ipairs(entries) do
-      if redis.call('XDEL', lane, entry) == 0 then
-        stale[number .. ' ' .. entry] = true
-        some_stale = true
-      end
+      if redis.call('XDEL', lane, entry) == 1 then ours[entry] = true end
     end
   end
 end
 
 local lost, elsewhere = {}, {}
 local function ours(i)
-  if some_stale and stale[ARGV[i] .. ' ' .. ARGV[i + 1]] then
-    lost[#lost + 1] = ARGV[i + 1]
-    elsewhere[ARGV[i + 2]] = true
-    return false
+  local left = doubtful[ARGV[i]]
+  if not left then return true end
+  if left[ARGV[i + 1]] then
+    left[ARGV[i + 1]] = nil
+    return true
   end
-  return true
+  lost[#lost + 1] = ARGV[i + 1]
+  elsewhere[ARGV[i + 2]] = true
+  return false
 end
 
-local counts, gone, told, moved = {}, {}, {}, {}
+local counts, gone, told, moved, buried = {}, {}, {}, {}, {}
 for i = 5, retries - 1, 7 do
   if ours(i) then
     local id, state = ARGV[i + 2], ARGV[i + 3]
@@ -103,24 +107,26 @@ end
 for i = retries, letters - 1, 6 do
   if ours(i) then
     local id = ARGV[i + 2]
-    local lane = string.match(KEYS[tonumber(ARGV[i])], ':lane:(.+)$')
+    local lane = string.match(KEYS[tonumber(ARGV[i])], '}:lane:(.+)$')
     redis.call('HSET', parked, id, lane .. ' ' .. ARGV[i + 5] .. ' ' .. ARGV[i + 3])
     redis.call('ZADD', scheduled, now + tonumber(ARGV[i + 4]), id)
     moved[#moved + 1] = id
     moved[#moved + 1] = 'scheduled'
+    if some_progress then redis.call('HDEL', progress, id) end
     counts.retried = (counts.retried or 0) + 1
   end
 end
 for i = letters, uniques - 1, 10 do
   if ours(i) then
     local id = ARGV[i + 2]
-    local lane = string.match(KEYS[tonumber(ARGV[i])], ':lane:(.+)$')
+    local lane = string.match(KEYS[tonumber(ARGV[i])], '}:lane:(.+)$')
     local letter = redis.call('XADD', dead, '*', 'id', id, 'lane', lane, 'job', ARGV[i + 3],
       'reason', ARGV[i + 4], 'error', ARGV[i + 5], 'traceback', ARGV[i + 6],
       'attempts', ARGV[i + 7], 'crashes', ARGV[i + 8], 'worker', ARGV[i + 9])
     if id ~= '' then
       moved[#moved + 1] = id
       moved[#moved + 1] = 'dead ' .. letter
+      buried[#buried + 1] = id
       if some_waiting then told[id] = '' end
     end
     counts.dead = (counts.dead or 0) + 1
@@ -130,11 +136,12 @@ if #gone > 0 then redis.call('HDEL', index, unpack(gone)) end
 if #moved > 0 then redis.call('HSET', index, unpack(moved)) end
 
 for i = uniques, #ARGV, 2 do
-  local key, id = KEYS[tonumber(ARGV[i])], ARGV[i + 1]
-  if not elsewhere[id] and redis.call('GET', key) == id then redis.call('DEL', key) end
+  local id = ARGV[i + 1]
+  if not elsewhere[id] and holders[i] == id then redis.call('DEL', KEYS[tonumber(ARGV[i])]) end
 end
 if some_progress or some_cancelled then
-  for i = 1, #moved, 2 do gone[#gone + 1] = moved[i] end
+  -- A wish to cancel outlives a retry: the next run is stopped by it.
+  for _, id in ipairs(buried) do gone[#gone + 1] = id end
   if #gone > 0 then
     redis.call('HDEL', progress, unpack(gone))
     redis.call('SREM', cancelled, unpack(gone))

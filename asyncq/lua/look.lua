@@ -41,7 +41,7 @@ if name == 'dead' then
   return {'dead', entry, unpack(letter[2])}
 end
 for i = 7, #KEYS do
-  if string.match(KEYS[i], ':lane:(.+)$') == name then
+  if string.match(KEYS[i], '}:lane:(.+)$') == name then
     local found = redis.call('XRANGE', KEYS[i], entry, entry)[1]
     if not found then return {} end
     local held = redis.pcall('XPENDING', KEYS[i], 'workers', entry, entry, '1')

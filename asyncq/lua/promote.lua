@@ -25,17 +25,21 @@ if #due > 0 then
   local lanes = {}
   for i = 5, #KEYS do
     redis.call('XLEN', KEYS[i])
-    lanes[string.match(KEYS[i], ':lane:(.+)$')] = KEYS[i]
+    lanes[string.match(KEYS[i], '}:lane:(.+)$')] = KEYS[i]
   end
   local jobs = redis.call('HMGET', parked, unpack(due))
   local where = {}
   for i, id in ipairs(due) do
-    if jobs[i] then
+    if not jobs[i] then
+      redis.call('HDEL', index, id)
+    else
       local name, crashes, job = string.match(jobs[i], '^(%S+) (%d+) (.*)$')
+      -- What we did not write is a worker's to bury.
+      if not job then crashes, job = '0', jobs[i] end
       local lane = lanes[name] or fallback
       local entry = redis.call('XADD', lane, '*', 'id', id, 'job', job, 'crashes', crashes)
       where[#where + 1] = id
-      where[#where + 1] = string.match(lane, ':lane:(.+)$') .. ' ' .. entry
+      where[#where + 1] = string.match(lane, '}:lane:(.+)$') .. ' ' .. entry
     end
   end
   if #where > 0 then redis.call('HSET', index, unpack(where)) end

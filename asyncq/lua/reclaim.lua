@@ -33,7 +33,7 @@ redis.call('HLEN', progress)
 redis.call('SCARD', cancelled)
 redis.call('SCARD', waiters)
 local rung = redis.call('LLEN', bell)
-local name = string.match(lane, ':lane:(.+)$')
+local name = string.match(lane, '}:lane:(.+)$')
 
 local found = redis.pcall('XAUTOCLAIM', lane, 'workers', consumer, lease_ms, cursor, 'COUNT', count)
 if found.err then
@@ -46,7 +46,7 @@ for _, entry in ipairs(found[2]) do
   local old, fields = entry[1], entry[2]
   if redis.call('XACK', lane, 'workers', old) == 1 then
     redis.call('XDEL', lane, old)
-    local known = fields[1] == 'id' and fields[3] == 'job' and fields[5] == 'crashes'
+    local known = fields[1] == 'id' and fields[2] ~= '' and fields[3] == 'job' and fields[5] == 'crashes'
     local id = known and fields[2] or ''
     local job = known and fields[4] or table.concat(fields, ' ')
     local crashes = (known and tonumber(fields[6]) or 0) + 1

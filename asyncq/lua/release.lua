@@ -12,15 +12,18 @@ INVARIANTS  neither an attempt nor a crash is counted; the job is under a new en
 local lane, index, bell = KEYS[1], KEYS[2], KEYS[3]
 local rung = redis.call('LLEN', bell)
 redis.call('HLEN', index)
-local name = string.match(lane, ':lane:(.+)$')
+local name = string.match(lane, '}:lane:(.+)$')
 
 local back = 0
 for i = 1, #ARGV do
   local entry = redis.call('XRANGE', lane, ARGV[i], ARGV[i])[1]
   if redis.call('XACK', lane, 'workers', ARGV[i]) == 1 and entry then
     redis.call('XDEL', lane, ARGV[i])
-    local new = redis.call('XADD', lane, '*', unpack(entry[2]))
-    if entry[2][1] == 'id' then redis.call('HSET', index, entry[2][2], name .. ' ' .. new) end
+    local fields = entry[2]
+    local known = fields[1] == 'id' and fields[2] ~= '' and fields[3] == 'job' and fields[5] == 'crashes'
+    if not known then fields = {'id', '', 'job', table.concat(fields, ' '), 'crashes', '0'} end
+    local new = redis.call('XADD', lane, '*', unpack(fields, 1, 6))
+    if known then redis.call('HSET', index, fields[2], name .. ' ' .. new) end
     back = back + 1
   end
 end

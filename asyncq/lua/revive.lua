@@ -18,13 +18,16 @@ redis.call('XLEN', dead)
 redis.call('HLEN', index)
 redis.call('HLEN', stats)
 for i = 5, #KEYS do redis.call('XLEN', KEYS[i]) end
+for i = 4, #ARGV, 4 do
+  if not KEYS[tonumber(ARGV[i])] then return redis.error_reply('ERR no lane number ' .. ARGV[i]) end
+end
 
 local revived = 0
 for i = 1, #ARGV, 4 do
   local letter, id, job, lane = ARGV[i], ARGV[i + 1], ARGV[i + 2], KEYS[tonumber(ARGV[i + 3])]
   if redis.call('XDEL', dead, letter) == 1 then
     local entry = redis.call('XADD', lane, '*', 'id', id, 'job', job, 'crashes', '0')
-    redis.call('HSET', index, id, string.match(lane, ':lane:(.+)$') .. ' ' .. entry)
+    if id ~= '' then redis.call('HSET', index, id, string.match(lane, '}:lane:(.+)$') .. ' ' .. entry) end
     revived = revived + 1
   end
 end

@@ -25,12 +25,13 @@ from asyncq.worker.deadlines import Deadlines
 from asyncq.worker.delivery import Delivery
 from asyncq.worker.dispatch import dispatch
 from asyncq.worker.finisher import Finisher
-from asyncq.worker.heartbeat import WorkerInfo, clear_away_dead, resident_mib
+from asyncq.worker.heartbeat import clear_away_dead, resident_mib
 from asyncq.worker.leases import Renewer, reclaim_for_ever
 from asyncq.worker.outage import Outage
 from asyncq.worker.process import ProcessPool
 from asyncq.worker.slots import Slots
 from asyncq.worker.sources import Source, Sources
+from asyncq.workerinfo import WorkerInfo
 
 __all__ = ["Worker"]
 
@@ -64,6 +65,9 @@ class Worker:
         self._lanes = sorted(queue.settings.lane_number(lane) for lane in lanes)
         self.phase: Phase = "running"
         self.started = asyncio.Event()
+        self.used_up = False
+        """It reached max_jobs or max_memory: another one may take its place."""
+        self._all: list[Source] = []
         self._stopping = asyncio.Event()
         self._news = asyncio.Event()
         self._grace_s: float | None = self.settings.grace
@@ -213,6 +217,7 @@ class Worker:
         self._slots.take()
         if self._slots.budget == 0:
             log.info("worker %s has started its last job", self.name)
+            self.used_up = True
             self.drain()
         self._deadlines.add(delivery)
         delivery.running = self._loop.create_task(self._attempt(delivery))
@@ -220,6 +225,8 @@ class Worker:
     async def _attempt(self, delivery: Delivery) -> None:
         """One attempt: call, then settle what it came to. Its slot is taken until the code has really ended."""
         outcome = await call(delivery)
+        # The task's context holds the delivery: without this only the garbage collector could free either.
+        delivery.running = None
         if outcome is not None:
             self._finisher.settle(delivery, outcome)
         self._slots.give_back()
@@ -244,6 +251,7 @@ class Worker:
             limit = self.settings.max_memory
             if limit and resident_mib() > limit and self.phase == "running":
                 log.warning("worker %s has grown to %d MiB, over its limit of %d", self.name, resident_mib(), limit)
+                self.used_up = True
                 self.drain()
             beats += 1
             await asyncio.sleep(self.settings.heartbeat)
