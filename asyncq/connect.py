@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ log = logging.getLogger("asyncq")
 
 SCHEMES = ("redis", "rediss", "unix", "embedded")
 CONNECT_TIMEOUT_S = 5.0
+_PASSWORD_OPTION = re.compile(r"([?&](?:ssl_)?password=)[^&#]*")
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -62,8 +64,11 @@ def _checked(url: str, why: str) -> Address:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise ConfigError(f"{redacted(url)!r} ({why}) is not a URL: {error}") from None
+    except ValueError:
+        # What it says may quote a part of the password.
+        raise ConfigError(
+            f"{redacted(url)!r} ({why}) is not a URL. In a user or password, write / ? # [ ] : @ as %2F and so on"
+        ) from None
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise ConfigError(f"{redacted(url)!r} ({why}): the URL of a server begins with one of {known}")
@@ -72,16 +77,17 @@ def _checked(url: str, why: str) -> Address:
             raise ConfigError(f"{redacted(url)!r} ({why}) names no host; for example redis://localhost:6379/0")
         database = parts.path.strip("/")
         if database and not database.isdecimal():
-            raise ConfigError(f"{redacted(url)!r} ({why}): database {database!r} is not a number")
+            raise ConfigError(f"{redacted(url)!r} ({why}): its database is not a number")
     return Address(url, why)
 
 
 def redacted(url: str) -> str:
     """The URL without its password, for logs and errors."""
+    url = _PASSWORD_OPTION.sub(r"\1***", url)
     head, at, tail = url.rpartition("@")
     if not at:
         return url
-    scheme, mark, login = head.partition("://")
+    scheme, mark, login = head.partition("://") if "://" in head else ("", "", head)
     user, colon, _ = login.partition(":")
     return f"{scheme}{mark}{user}{colon and ':***'}@{tail}"
 

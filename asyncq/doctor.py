@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -198,23 +198,26 @@ async def _clock(link: Link) -> Check:
 
 async def _keys(link: Link) -> AsyncGenerator[Check, None]:
     """Every queue's lasting keys are of our types."""
-    for name, about in (await catalogue(link)).items():
+    advice = "another program uses the same names: choose another queue name or database, or delete the key"
+    try:
+        queues = await catalogue(link)
+    except ServerRefused as error:
+        yield Check("keys", "fail", str(error), advice)
+        return
+    for name, about in queues.items():
         wrong = []
         for key, kind in _kinds(name, about):
             found = (await link.command("TYPE", key)).decode()
             if found not in (kind, "none"):
                 wrong.append(f"{key} is a {found}, not a {kind}")
-        advice = "another program uses the same names: choose another queue name or database, or delete the key"
-        yield Check(
-            f"keys of {name}",
-            "fail" if wrong else "ok",
-            "; ".join(wrong) or "as they should be",
-            advice if wrong else "",
-        )
+        if wrong:
+            yield Check(f"keys of {name}", "fail", "; ".join(wrong), advice)
+        else:
+            yield Check(f"keys of {name}", "ok", "as they should be")
 
 
-def _kinds(name: str, about: Catalogued) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
+def _kinds(name: str, about: Catalogued) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
     for number in range(about.partitions):
         keys = Keys(name, number)
         pairs += [(keys.lane(lane), "stream") for lane in about.lanes]

@@ -127,10 +127,13 @@ class RetryLater(TaskSignal):
     """Run this job again after `delay` seconds. Counts as an attempt; never exceeds the task's attempts."""
 
     def __init__(self, delay: float, reason: str = "the task asked to run later") -> None:
-        if not 0 <= delay <= LONGEST_S:
-            raise ConfigError(f"RetryLater(delay={delay}): seconds from 0 to 100 years")
+        if not abs(delay) <= LONGEST_S:
+            raise ConfigError(f"RetryLater(delay={delay}): seconds, up to 100 years")
         self.delay, self.reason = delay, reason
         super().__init__(reason)
+
+    def __reduce__(self) -> tuple[type[RetryLater], tuple[float, str]]:
+        return type(self), (self.delay, self.reason)
 
 
 class Reject(TaskSignal):

@@ -1,17 +1,12 @@
-"""Runs scripts: by hash, loading them where the server has forgotten, never twice by itself.
-
-This is the one place that speaks to redis-py below its client: a script call with a few thousand arguments is
-packed by hiredis in C and written as one piece. The client's own way packs in Python, which costs more than
-everything else the worker does.
-"""
+"""Runs scripts: by hash, loading them where the server has forgotten, never twice by itself."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from hiredis import pack_command
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
@@ -19,11 +14,13 @@ from redis.asyncio.connection import AbstractConnection
 from asyncq import connect, scripts
 from asyncq.clock import monotonic_s
 from asyncq.errors import AsyncqError
+from asyncq.wire import Wire
 
 __all__ = ["Link"]
 
-FRESH_S = 1.0
-"""A connection unused for longer is looked at before it is used: the server may have closed it meanwhile."""
+
+class Interrupted(Exception):
+    """A wait was ended from here."""
 
 
 class Link:
@@ -36,11 +33,15 @@ class Link:
     def __init__(self, redis: Redis, url: str, reply_timeout_s: float = 30.0) -> None:
         self.redis, self.url = redis, url
         self.reply_timeout_s = reply_timeout_s
-        self._idle: list[tuple[AbstractConnection, float]] = []
+        self._idle: list[Wire] = []
+        self._busy: set[Wire] = set()
+        self._waiting: set[Wire] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_s = math.inf
         self._closed = False
 
-    async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """What the script returned.
+    async def call(self, name: str, keys: Sequence[str], args: Sequence[Any], timeout_s: float | None = None) -> Any:
+        """What the script returned; `timeout_s` instead of `reply_timeout_s`.
 
         Raises:
             ServerUnavailable: no answer; the script may have run.
@@ -48,7 +49,8 @@ class Link:
         """
         script = scripts.load(name)
         try:
-            return await self._exchange("EVALSHA", script.sha, len(keys), *keys, *args)
+            words = ("EVALSHA", script.sha, len(keys), *keys, *args)
+            return await self._exchange(words, timeout_s or self.reply_timeout_s)
         except exceptions.NoScriptError:  # Nothing ran: the server was restarted or flushed its cache.
             await self.command("SCRIPT", "LOAD", script.source)
             return await self.command("EVALSHA", script.sha, len(keys), *keys, *args)
@@ -58,59 +60,84 @@ class Link:
     async def command(self, *words: str | bytes | float) -> Any:
         """One plain command and the reply as it is; the same errors as `call`."""
         try:
-            return await self._exchange(*words)
+            return await self._exchange(words, self.reply_timeout_s)
         except (exceptions.RedisError, OSError) as error:
             raise self.translate(error) from error
 
-    async def wait_for(self, command: str, *words: str | float, wait_s: float) -> Any:
-        """A command that blocks for up to `wait_s` on the server; safe to cancel."""
+    async def wait_for(self, *words: str | float, wait_s: float) -> Any:
+        """A command that blocks on the server for up to `wait_s`, its last argument. None after `interrupt`."""
         try:
-            return await self._exchange(command, *words, wait_s, timeout_s=wait_s + 5.0)
+            return await self._exchange((*words, wait_s), wait_s + 5.0, self._waiting)
+        except Interrupted:
+            return None
         except (exceptions.RedisError, OSError) as error:
             raise self.translate(error) from error
+
+    def interrupt(self) -> None:
+        """End every `wait_for` now. What it was about to return is lost."""
+        for wire in tuple(self._waiting):
+            wire.fail(Interrupted())
 
     def translate(self, error: BaseException) -> AsyncqError:
         return connect.translate(error, self.url)
 
     async def aclose(self) -> None:
         self._closed = True
-        for connection, _ in self._idle:
-            await connection.disconnect()
+        if self._timer is not None:
+            self._timer.cancel()
+        for wire in (*self._idle, *self._busy, *self._waiting):
+            wire.drop()
         self._idle.clear()
         await self.redis.aclose()
 
-    async def _exchange(self, *words: Any, timeout_s: float | None = None) -> Any:
-        connection = await self._take()
+    async def _exchange(self, words: tuple[Any, ...], timeout_s: float, among: set[Wire] | None = None) -> Any:
+        wire = await self._take()
+        wire.deadline_s = monotonic_s() + timeout_s
+        busy = self._busy if among is None else among
+        busy.add(wire)
+        if wire.deadline_s < self._next_s:
+            self._look_at(wire.deadline_s)
         try:
-            async with asyncio.timeout(timeout_s or self.reply_timeout_s):
-                await connection.send_packed_command(pack_command(words), check_health=False)
-                reply = await connection.read_response()
+            reply = await wire.call(words)
+        except exceptions.ReadOnlyError:
+            wire.drop()  # The server became a replica; the address may lead to the new master.
+            raise
         except exceptions.ResponseError:
-            await self._give_back(connection)
+            self._idle.append(wire)
             raise
         except BaseException:
-            # Cancelled or cut off: a reply may still come, and must not be taken for another's.
-            await connection.disconnect(nowait=True)
+            wire.drop()
             raise
-        await self._give_back(connection)
+        finally:
+            busy.discard(wire)
+        self._idle.append(wire)
         return reply
 
-    async def _take(self) -> AbstractConnection:
-        if not self._idle:
-            made: AbstractConnection = self.redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-            return made
-        connection, used_s = self._idle.pop()
-        if monotonic_s() - used_s > FRESH_S:
-            try:
-                usable = not await connection.can_read()
-            except (exceptions.RedisError, OSError):
-                usable = False
-            if not usable:
-                await connection.disconnect(nowait=True)
-        return connection
-
-    async def _give_back(self, connection: AbstractConnection) -> None:
+    async def _take(self) -> Wire:
+        while self._idle:
+            wire = self._idle.pop()
+            if not wire.lost:
+                return wire
         if self._closed:
-            await connection.disconnect()
-        else:
-            self._idle.append((connection, monotonic_s()))
+            raise exceptions.ConnectionError("the connection was closed here")
+        connection: AbstractConnection = self.redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        return await Wire.open(connection)
+
+    def _look_at(self, at_s: float) -> None:
+        """One timer for all calls, at the earliest deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_s = at_s
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at_s - monotonic_s()), self._look)
+
+    def _look(self) -> None:
+        """Give up calls that have waited for too long."""
+        now = monotonic_s()
+        self._timer, self._next_s = None, math.inf
+        under_way = [*self._busy, *self._waiting]
+        for wire in under_way:
+            if wire.deadline_s <= now:
+                wire.fail(exceptions.TimeoutError("no answer in time"))
+        later = [wire.deadline_s for wire in under_way if wire.deadline_s > now]
+        if later:
+            self._look_at(min(later))

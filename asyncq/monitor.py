@@ -281,6 +281,18 @@ class Monitor:
             rows.append({"minute": then // 60_000 * 60_000, **{name: counted.get(name, 0) for name in COUNTERS}})
         return rows
 
+    async def oldest_wait_s(self) -> float:
+        """For how long the longest waiting job of any lane has been in it, by the server's clock; 0 when none waits."""
+        first = []
+        for key in self.lane_keys:
+            after = await self._last_delivered(key)
+            first += await self.link.command("XRANGE", key, after, "+", "COUNT", 1)
+        if not first:
+            return 0.0
+        seconds, micros = await self.link.command("TIME")
+        now = int(seconds) * 1000 + int(micros) // 1000
+        return max(0.0, (now - min(int(entry.partition(b"-")[0]) for entry, _ in first)) / 1000)
+
     # -- parts --------------------------------------------------------------------------------------------
 
     def _lanes(self, lane: str) -> list[tuple[str, str]]:

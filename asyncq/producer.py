@@ -112,9 +112,9 @@ class Producer:
         pause_s = 0.05
         while True:
             try:
-                async with asyncio.timeout(max(0.05, deadline - monotonic_s())):
-                    return await self._store.enqueue(self._id, self._sequence, push, now_ms())
-            except (ServerUnavailable, TimeoutError) as error:
+                left_s = max(0.05, deadline - monotonic_s())
+                return await self._store.enqueue(self._id, self._sequence, push, now_ms(), left_s)
+            except ServerUnavailable as error:
                 if monotonic_s() + pause_s > deadline:
                     raise ServerUnavailable(
                         f"no answer within {self._timeout_s:g} s for a push of {push.count} job(s): {error}. "

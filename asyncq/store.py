@@ -130,7 +130,9 @@ class Store:
 
     # -- the nine verbs ---------------------------------------------------------------------------------
 
-    async def enqueue(self, producer: str, sequence: int, push: Push, now_ms: int) -> dict[int, str]:
+    async def enqueue(
+        self, producer: str, sequence: int, push: Push, now_ms: int, timeout_s: float | None = None
+    ) -> dict[int, str]:
         """Accept jobs; repeated with the same sequence it changes nothing. Position -> id in its way."""
         keys = self.keys
         fixed = [keys.producer(producer), keys.index, keys.scheduled, keys.parked, keys.bell]
@@ -138,6 +140,7 @@ class Store:
             "enqueue",
             [*fixed, keys.stats(now_ms), *self.lane_keys, *push.keys],
             [sequence, REMEMBER_PRODUCER_S, *push.args],
+            timeout_s,
         )
         return {int(refused[i]) - 1: refused[i + 1].decode() for i in range(0, len(refused), 2)}
 

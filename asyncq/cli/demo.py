@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import signal
+import socket
 import sys
 import sysconfig
 from collections import Counter
@@ -22,7 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from asyncq.cli.worker import worker_command
 from asyncq.clock import monotonic_s, now_ms
+from asyncq.config import WorkerSettings
 from asyncq.demo import Injected, measure, queue
 from asyncq.embedded import keeper
 from asyncq.errors import AsyncqError
@@ -56,7 +59,8 @@ class Summary(msgspec.Struct, kw_only=True):
     retried:      jobs that needed more than one attempt
     dead_letters: by reason
     crashed:      leases that ran out because a worker was killed; failures are counted apart
-    files_s:      until the last job that was not poison had ended, and seconds until everything had
+    files_s:      from the first enqueue until the last job that was not poison had ended
+    poison_s:     until the poison job was buried
     latency_ms:   from enqueue to the end, waiting included; run_ms: in the task
     """
 
@@ -69,7 +73,7 @@ class Summary(msgspec.Struct, kw_only=True):
     workers_killed: int
     enqueue_s: float
     files_s: float
-    seconds: float
+    poison_s: float
     jobs_per_s: float
     latency_ms: Spread
     run_ms: Spread
@@ -119,7 +123,11 @@ async def _demo(place: Path, paths: list[Path], console: Console, log: BinaryIO)
     async with queue:
         await _forget_last_demo()
         async with _workers(["files", "files", "risky"], log) as killed:
-            return await _measure_all(place, paths, console, killed)
+            summary = await _measure_all(place, paths, console, killed)
+        # The killed ones could not sign off.
+        for worker in await queue.monitors[0].workers():
+            await queue.stores[0].retire(worker.consumer)
+        return summary
 
 
 def _cancel(task: asyncio.Task[Any] | None) -> Callable[[], object]:
@@ -174,23 +182,26 @@ async def _workers(lanes: Sequence[str], log: BinaryIO) -> AsyncIterator[Counter
 
 
 async def _keep_running(lane: str, log: BinaryIO, killed: Counter[str]) -> None:
-    concurrency = "1" if lane == "risky" else "4"
-    command = ["worker", "asyncq.demo:queue", "--lanes", lane, "--concurrency", concurrency]
+    settings = WorkerSettings(name=f"demo-{lane}", lanes=(lane,), concurrency=1 if lane == "risky" else 4)
+    command = worker_command("asyncq.demo:queue", settings, None, "info")
     while killed[lane] <= DEATHS:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "asyncq",
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is for the demo, which then stops its workers.
-        )
-        try:
-            await process.wait()
-        finally:
-            await _end(process)
+        # However the demo ends, the tether ends with it, and at its other end the worker.
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    f"--tether={theirs.fileno()}",
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for the demo, which then stops its workers.
+                )
+            try:
+                await process.wait()
+            finally:
+                await _end(process)
         killed[lane] += 1
 
 
@@ -221,9 +232,8 @@ async def _measure_all(place: Path, paths: list[Path], console: Console, killed:
     )
     enqueue_s = monotonic_s() - begun_s
     counts = await _watch(len(jobs), console, killed)
-    seconds = monotonic_s() - begun_s
     infos = await _look_at_all(jobs)
-    return _summary(str(place), infos, counts, sum(killed.values()), enqueue_s, seconds)
+    return _summary(str(place), infos, counts, sum(killed.values()), enqueue_s)
 
 
 def _injections(count: int) -> list[Injected]:
@@ -256,9 +266,8 @@ async def _watch(total: int, console: Console, killed: Counter[str]) -> Counter[
 async def _counters(since_ms: int) -> Counter[str]:
     """Jobs enqueued, succeeded, retried, dead and crashed since then."""
     counts: Counter[str] = Counter()
-    for minute_ms in range(since_ms - since_ms % 60_000, now_ms() + 60_000, 60_000):
-        words = await queue.link.command("HGETALL", queue.stores[0].keys.stats(minute_ms))
-        counts.update({name.decode(): int(count) for name, count in zip(words[::2], words[1::2], strict=True)})
+    for row in await queue.monitors[0].stats(now_ms() // 60_000 - since_ms // 60_000 + 1):
+        counts.update(row)
     return counts
 
 
@@ -298,13 +307,12 @@ async def _look_at_all(jobs: Sequence[Job[Any]]) -> list[JobInfo]:
 # -- summary ------------------------------------------------------------------------------------------------
 
 
-def _summary(
-    folder: str, infos: list[JobInfo], counts: Counter[str], killed: int, enqueue_s: float, seconds: float
-) -> Summary:
+def _summary(folder: str, infos: list[JobInfo], counts: Counter[str], killed: int, enqueue_s: float) -> Summary:
     done = [info for info in infos if info.state == "succeeded"]
-    others = [info for info in infos if info.reason != "poison"]
     begun_ms = min(info.enqueued_ms or 0 for info in infos)
-    files_s = max(((info.ended_ms or 0) - begun_ms for info in others), default=0) / 1000
+    poison_ms = [(info.ended_ms or 0) - begun_ms for info in infos if info.reason == "poison"]
+    others_ms = [(info.ended_ms or 0) - begun_ms for info in infos if info.reason != "poison"]
+    files_s = max(others_ms, default=0) / 1000
     return Summary(
         folder=folder,
         jobs=len(infos),
@@ -315,8 +323,8 @@ def _summary(
         workers_killed=killed,
         enqueue_s=round(enqueue_s, 3),
         files_s=round(files_s, 1),
-        seconds=round(seconds, 1),
-        jobs_per_s=round(len(others) / files_s, 1) if files_s else 0.0,
+        poison_s=round(max(poison_ms, default=0) / 1000, 1),
+        jobs_per_s=round(len(others_ms) / files_s, 1) if files_s else 0.0,
         latency_ms=_spread([(info.ended_ms or 0) - (info.enqueued_ms or 0) for info in done]),
         run_ms=_spread([info.value["run_ms"] for info in done]),
         lines=sum(info.value["lines"] for info in done),
@@ -340,9 +348,9 @@ def _commands(infos: list[JobInfo]) -> dict[str, str]:
     program = _program()
     poison = next((info.id for info in infos if info.reason == "poison"), "")
     return {
-        "the dead letters": f"{program} dead list asyncq.demo:queue",
-        "the poison job": f"{program} job asyncq.demo:queue {shlex.quote(poison)}",
-        "the queue": f"{program} status asyncq.demo:queue",
+        "the dead letters": f"{program} dead list --app asyncq.demo:queue",
+        "the poison job": f"{program} job --app asyncq.demo:queue {shlex.quote(poison)}",
+        "the whole queue": f"{program} info --app asyncq.demo:queue",
     }
 
 
@@ -360,7 +368,7 @@ def _program() -> str:
 
 
 def _print(summary: Summary, console: Console) -> None:
-    table = Table(title=f"{summary.jobs} jobs: one for each file of {summary.folder}", show_header=False)
+    table = Table(title=f"{summary.jobs} jobs, one for each file", show_header=False)
     table.add_column(style="bold")
     table.add_column()
     for name, text in _rows(summary).items():
@@ -382,7 +390,7 @@ def _rows(summary: Summary) -> dict[str, str]:
         "crashed": f"{summary.crashed} leases taken back from {summary.workers_killed} killed worker processes",
         "enqueued in": f"{summary.enqueue_s:.3f} s",
         "all files in": f"{summary.files_s:.1f} s, {summary.jobs_per_s:.0f} jobs/s",
-        "poison buried": f"after {summary.seconds:.1f} s, when it had killed its worker "
+        "poison buried": f"after {summary.poison_s:.1f} s, when it had killed its worker "
         f"{queue.settings.max_crashes} times",
         "run time": f"p50 {run.p50:.1f} ms, p99 {run.p99:.1f} ms",
         "enqueue to end": f"p50 {latency.p50:.0f} ms, p99 {latency.p99:.0f} ms, waiting included",

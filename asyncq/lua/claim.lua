@@ -18,6 +18,7 @@ local paused, bell, scheduled = KEYS[1], KEYS[2], KEYS[3]
 local consumer, wanted = ARGV[1], tonumber(ARGV[2])
 
 local time = redis.call('TIME')
+local rung = redis.call('LLEN', bell)
 local next_due = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due_in = -1
@@ -70,5 +71,5 @@ for number = 1, lanes do
 end
 
 -- Filled: there may be more, so wake one other; it does the same.
-if left == 0 and redis.call('LLEN', bell) == 0 then redis.call('LPUSH', bell, '1') end
+if left == 0 and rung == 0 then redis.call('LPUSH', bell, '1') end
 return reply

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
+import threading
+import traceback
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from asyncq.worker.delivery import Delivery
 from asyncq.worker.sources import Source
@@ -17,6 +20,9 @@ from asyncq.worker.sources import Source
 __all__ = ["Control", "Orders", "stacks"]
 
 log = logging.getLogger("asyncq.worker")
+
+_INNER = ("cr_await", "gi_yieldfrom", "ag_await", "_inner")
+"""What each kind of awaitable waits for; the last one is that of our own `Interruptible`."""
 
 
 class Orders(Protocol):
@@ -66,10 +72,32 @@ class Control:
 
 
 def stacks(deliveries: Iterable[Delivery]) -> str:
-    """Where each running job stands."""
+    """Where each running job stands, and where the threads do in which `def` tasks run."""
     text = io.StringIO()
     for delivery in deliveries:
         if delivery.running is not None and not delivery.settled:
             text.write(f"{delivery!r}, attempt {delivery.attempt}:\n")
-            delivery.running.print_stack(file=text)
-    return text.getvalue() or "no job is running\n"
+            text.writelines(traceback.format_list(_stack(delivery.running.get_coro())))
+    if not text.tell():
+        return "no job is running\n"
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        if thread.ident in frames and "worker thread" in thread.name:
+            text.write(f"{thread.name}:\n")
+            text.writelines(traceback.format_stack(frames[thread.ident]))
+    return text.getvalue()
+
+
+def _stack(waiting: Any) -> list[traceback.FrameSummary]:
+    """The stack of a suspended coroutine, outermost first. `Task.print_stack` shows only its first frame."""
+    found = []
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is not None:
+            code = frame.f_code
+            found.append(traceback.FrameSummary(code.co_filename, frame.f_lineno, code.co_name))
+        waiting = next(
+            (inner for name in _INNER if (inner := getattr(waiting, name, None)) is not None),
+            None,
+        )
+    return found

@@ -132,7 +132,6 @@ class Sources:
         self._first = 0
         self._outage = Outage("cannot claim jobs")
         self._bell_outage = Outage("cannot wait for jobs")
-        self._bell: asyncio.Task[None] | None = None
 
     async def claim(self, free: int) -> list[Delivery]:
         """Up to `free` deliveries; each call begins with another partition. Never cancelled while under way."""
@@ -163,16 +162,6 @@ class Sources:
         self._on_exhausted()
         if self._stopping.is_set():
             return
-        self._bell = asyncio.ensure_future(self._wait_for_bell())
-        await asyncio.wait([self._bell])
-        self._bell = None
-
-    def wake(self) -> None:
-        """End the wait. A token that was just taken may be lost: whoever stops rings again."""
-        if self._bell is not None:
-            self._bell.cancel()
-
-    async def _wait_for_bell(self) -> None:
         bells = [source.store.keys.bell for source in self.sources]
         try:
             await self._link.wait_for("BLPOP", *bells, wait_s=BELL_WAIT_S)
@@ -181,6 +170,10 @@ class Sources:
             await self._pause(self._bell_outage.pause_s)
         else:
             self._bell_outage.end()
+
+    def wake(self) -> None:
+        """End the wait. A token that was just taken may be lost: whoever stops rings again."""
+        self._link.interrupt()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until the worker stops."""

@@ -37,7 +37,7 @@ __all__ = ["Worker"]
 
 log = logging.getLogger("asyncq.worker")
 
-Phase = Literal["running", "quiet", "stopping", "stopping now"]
+Phase = Literal["running", "quiet", "draining", "stopping", "stopping now"]
 
 UNWIND_S = 5.0
 """How long code may take to stop once it is cancelled, before the worker goes on without it."""
@@ -70,7 +70,6 @@ class Worker:
         self._all: list[Source] = []
         self._stopping = asyncio.Event()
         self._news = asyncio.Event()
-        self._grace_s: float | None = self.settings.grace
         self._main: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -95,8 +94,7 @@ class Worker:
     def drain(self) -> None:
         """Claim nothing more, let what runs end, however long it takes, and stop."""
         if self.phase == "running":
-            self._grace_s = None
-            self._enter("stopping")
+            self._enter("draining")
 
     def dump_stacks(self) -> None:
         """Log where each running job stands."""
@@ -304,9 +302,13 @@ class Worker:
             pass
 
     async def _wind_down(self) -> None:
-        """Nothing is claimed any more. Let what runs go on while quiet, then end within the grace."""
-        await self._wait_until(lambda: self.phase != "quiet")
-        await self._wait_until(lambda: self._slots.taken == 0 or self.phase == "stopping now", self._grace_s)
+        """Nothing is claimed any more. Let what runs go on while quiet or draining, then end within the grace."""
+        await self._wait_until(lambda: self.phase.startswith("stopping") or self._drained)
+        await self._wait_until(lambda: self._slots.taken == 0 or self.phase == "stopping now", self.settings.grace)
+
+    @property
+    def _drained(self) -> bool:
+        return self.phase == "draining" and self._slots.taken == 0
 
     async def _leave(self) -> None:
         """Stop the code that still runs, record what has ended, hand back the rest, sign off."""
