@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from asyncq.clock import monotonic_s, now_ms
 from asyncq.errors import ServerUnavailable
-from asyncq.store import BATCH, Push, Store
+from asyncq.store import Push, Store, batch_length
 
 __all__ = ["NewJob", "Producer", "Special"]
 
@@ -76,7 +76,8 @@ class Producer:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                length = batch_length(len(item[0].job) for item in self._waiting)
+                batch, self._waiting = self._waiting[:length], self._waiting[length:]
                 await self._deliver(batch)
         finally:
             self._flusher = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
 from types import TracebackType
@@ -23,7 +23,7 @@ from asyncq.job import JobInfo, RunningJob
 from asyncq.link import Link
 from asyncq.monitor import Monitor
 from asyncq.producer import NewJob, Producer, Special
-from asyncq.store import BATCH, Store
+from asyncq.store import BATCH, Store, batch_length
 from asyncq.task import Call, CallOptions, Task, TaskOptions
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ class Register(Protocol):
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+def _take_batch(calls: Iterator[Call[R]], kept: list[Call[R]]) -> list[Call[R]]:
+    """The next batch; what was read and does not fit any more is kept for the one after."""
+    kept += islice(calls, BATCH - len(kept))
+    length = batch_length(len(call.encoded) for call in kept)
+    batch = kept[:length]
+    del kept[:length]
+    return batch
 
 
 LOOK_AGAIN_S = 5.0
@@ -238,10 +247,10 @@ class Queue:
         """
         _ = self.link
         jobs: list[Job[R]] = []
-        iterator = iter(calls)
+        iterator, kept = iter(calls), list[Call[R]]()
         sending: asyncio.Task[None] | None = None
         try:
-            while batch := list(islice(iterator, BATCH)):
+            while batch := _take_batch(iterator, kept):
                 # The next batch is encoded while this one is under way.
                 ready = self._prepare(batch)
                 if sending is not None:

@@ -13,10 +13,13 @@ from asyncq.errors import ConfigError, ServerRefused
 from asyncq.keys import CATALOGUE, GROUP, Keys
 from asyncq.link import Link
 
-__all__ = ["BATCH", "Claimed", "Endings", "Push", "Store"]
+__all__ = ["BATCH", "BATCH_BYTES", "Claimed", "Endings", "Push", "Store", "batch_length"]
 
 BATCH = 500
 """The most jobs one call takes, so that no script holds the server for more than a few ms."""
+
+BATCH_BYTES = 4 << 20
+"""About the most payload one call carries, for the same reason. A single job may be larger."""
 
 REMEMBER_PRODUCER_S = 3600
 """How long a producer's last push is known; far longer than it tries to repeat one."""
@@ -115,6 +118,17 @@ class Endings:
     def args(self) -> list[Any]:
         counts = (len(self._ended) // 7, len(self._retried) // 6, len(self._dead) // 10)
         return [*counts, *self._ended, *self._retried, *self._dead, *self._uniques]
+
+
+def batch_length(sizes: Iterable[int]) -> int:
+    """How many of the first items, of these sizes in bytes, make one batch: at least one, if there is any."""
+    count = total = 0
+    for size in sizes:
+        total += size
+        if count == BATCH or (count and total > BATCH_BYTES):
+            break
+        count += 1
+    return count
 
 
 class Store:
@@ -266,17 +280,23 @@ class Store:
         return held
 
     async def held(self, consumer: str) -> list[tuple[int, list[bytes]]]:
-        """The entries each lane counts as this consumer's: up to a batch, (lane, entries)."""
+        """The entries each lane counts as this consumer's: (lane, entries)."""
         found = []
         for lane, key in enumerate(self.lane_keys):
+            entries: list[bytes] = []
             try:
                 rows = await self.link.command("XPENDING", key, GROUP, "-", "+", BATCH, consumer)
+                while rows:
+                    entries += [row[0] for row in rows]
+                    after = b"(" + entries[-1]
+                    full = len(rows) == BATCH
+                    rows = await self.link.command("XPENDING", key, GROUP, after, "+", BATCH, consumer) if full else []
             except ServerRefused as error:
-                if "NOGROUP" not in str(error):
+                # No group, or something else in its place: what we held is gone, and claim deals with the lane.
+                if "NOGROUP" not in str(error) and "WRONGTYPE" not in str(error):
                     raise
-                rows = []  # The group is gone with its stream, and with it what we held; claim makes it anew.
-            if rows:
-                found.append((lane, [row[0] for row in rows]))
+            if entries:
+                found.append((lane, entries))
         return found
 
     async def cancel_requests(self, ids: Sequence[bytes]) -> list[bytes]:

@@ -14,6 +14,7 @@ import anyio.to_thread
 import msgspec
 
 from asyncq import codec
+from asyncq.clock import LONGEST_S
 from asyncq.config import QueueSettings
 from asyncq.errors import Reject, RetryLater, SoftTimeout
 from asyncq.job import current_job, running_job
@@ -36,7 +37,7 @@ from asyncq.task import Task
 from asyncq.worker.delivery import Delivery
 from asyncq.worker.process import ProcessPool
 
-__all__ = ["Runner", "call", "open_delivery"]
+__all__ = ["Runner", "call", "open_delivery", "stopped_or_raised"]
 
 TRACEBACK_CHARACTERS = 16_000
 NIL = b"\xc0"
@@ -110,7 +111,7 @@ def open_delivery(delivery: Delivery, runners: Mapping[str, Runner], now_s: floa
         return Puzzling("unknown version", f"the job has version {version}; this worker reads {codec.VERSION}")
     try:
         delivery.body = body = codec.decode_body(delivery.job)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Undecodable(f"the job's body cannot be read: {error}")
     if body.expires_ms and body.expires_ms < delivery.claimed_ms:
         return Overdue(delivery.claimed_ms - body.expires_ms)
@@ -119,7 +120,7 @@ def open_delivery(delivery: Delivery, runners: Mapping[str, Runner], now_s: floa
         return Puzzling("unknown task", f"this worker knows no task {body.task!r}")
     try:
         delivery.args, delivery.kwargs = runner.decode(body.args)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except Exception as error:  # Decoding runs users' code too: the __post_init__ of their dataclasses.
         return Unfit(f"the arguments do not fit {body.task}: {error}")
     delivery.runner = runner
     delivery.result_ttl_ms, delivery.timeout_s = runner.result_ttl_ms, runner.timeout_s
@@ -130,7 +131,8 @@ def open_delivery(delivery: Delivery, runners: Mapping[str, Runner], now_s: floa
         if changed.soft_timeout is not None:
             delivery.soft_timeout_s = changed.soft_timeout
         if changed.result_ttl is not None:
-            delivery.result_ttl_ms = round(changed.result_ttl * 1000)
+            # What the server would refuse as a TTL must not come as far as `finish`.
+            delivery.result_ttl_ms = round(min(max(0.0, changed.result_ttl), LONGEST_S) * 1000)
     delivery.deadline_s = now_s + delivery.timeout_s
     delivery.soft_deadline_s = now_s + delivery.soft_timeout_s
     return None
@@ -150,16 +152,16 @@ async def call(delivery: Delivery) -> Outcome | None:
         else:
             value = await Interruptible(delivery, runner.invoke(*delivery.args, **delivery.kwargs))
     except RetryLater as later:
-        return AskedLater(max(0, round(later.delay * 1000)), later.reason)
+        return AskedLater(max(0, round(later.delay * 1000)), str(later.reason))
     except Reject as rejected:
-        return Rejected(rejected.reason)
+        return Rejected(str(rejected.reason))
     except BaseException as error:
-        return _stopped_or_raised(delivery, error)
+        return stopped_or_raised(delivery, error)
     if delivery.result_ttl_ms == 0:
         return Returned(NIL)
     try:
         encoded = codec.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except Exception as error:  # Encoding runs users' code too.
         return Unencodable(f"{runner.name} returned {type(value).__name__}, which cannot be stored: {error}")
     if len(encoded) > runner.max_payload:
         return Unencodable(
@@ -169,7 +171,8 @@ async def call(delivery: Delivery) -> Outcome | None:
     return Returned(encoded)
 
 
-def _stopped_or_raised(delivery: Delivery, error: BaseException) -> Outcome | None:
+def stopped_or_raised(delivery: Delivery, error: BaseException) -> Outcome | None:
+    """What an exception that ended the code means: ours, when we stopped it, or its own."""
     match delivery.stop:
         case "lost" | "handback":
             return None
@@ -184,7 +187,7 @@ def _traceback(error: BaseException) -> str:
     """The traceback from the user's code on, shortened in the middle if it is very long."""
     try:
         text = "".join(traceback.format_exception(error))
-    except Exception:  # an exception whose own __str__ or __cause__ is broken
+    except BaseException:  # an exception whose own __str__ or __cause__ is broken
         text = f"{type(error).__name__} (its traceback cannot be shown)"
     if len(text) > TRACEBACK_CHARACTERS:
         half = TRACEBACK_CHARACTERS // 2

@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from asyncq.worker.delivery import Delivery
@@ -83,9 +83,16 @@ def stacks(deliveries: Iterable[Delivery]) -> str:
     frames = sys._current_frames()
     for thread in threading.enumerate():
         if thread.ident in frames and "worker thread" in thread.name:
-            text.write(f"{thread.name}:\n")
-            text.writelines(traceback.format_stack(frames[thread.ident]))
+            stack = traceback.extract_stack(frames[thread.ident])
+            if not _is_idle(stack):
+                text.write(f"{thread.name}:\n")
+                text.writelines(traceback.format_list(stack))
     return text.getvalue()
+
+
+def _is_idle(stack: Sequence[traceback.FrameSummary]) -> bool:
+    """Whether a thread of anyio waits for something to do."""
+    return [frame.name for frame in stack[-3:]] == ["run", "get", "wait"] and "anyio" in stack[-3].filename
 
 
 def _stack(waiting: Any) -> list[traceback.FrameSummary]:

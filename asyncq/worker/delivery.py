@@ -111,8 +111,10 @@ class Delivery:
         """Cancel its code, unless it is already on its way out for a reason that outranks this one."""
         if self.settled or self.stop in ("lost", "handback"):
             return
-        self.stop = why
-        if why == "cancelled":
+        if not (why == "timeout" and self.stop == "cancelled"):
+            self.stop = why
+        if why == "cancelled" and self.body is not None:
             self.context().cancelled = True
         if self.running is not None:
-            self.running.cancel()
+            # Not at once: a task cancelled before its first step would never run, nor end its job.
+            self.running.get_loop().call_soon(self.running.cancel)

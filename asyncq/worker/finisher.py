@@ -18,7 +18,7 @@ from asyncq.backoff import Retry
 from asyncq.clock import monotonic_s, now_ms
 from asyncq.errors import AsyncqError, ServerRefused
 from asyncq.lifecycle import Cancelled, Dead, Deferred, Ending, Outcome, Retrying, Succeeded, decide
-from asyncq.store import BATCH, Endings
+from asyncq.store import Endings, batch_length
 from asyncq.worker.delivery import Delivery
 from asyncq.worker.outage import Outage
 from asyncq.worker.sources import Source
@@ -78,7 +78,7 @@ class Finisher:
 
     async def _turn(self) -> None:
         """One batch. Its endings leave the list only when the server has answered."""
-        batch = self._settled[:BATCH]
+        batch = self._settled[: batch_length(map(_size, self._settled))]
         by_source: dict[Source, list[tuple[Delivery, Ending]]] = {}
         for item in batch:
             by_source.setdefault(item[0].source, []).append(item)
@@ -94,8 +94,10 @@ class Finisher:
             del self._settled[: len(batch)]
             self._outage.end()
         else:
+            # What was refused goes to the end of the line, so that the next batch is another one.
             finished = {id(delivery) for delivery, _ in done}
-            self._settled = [item for item in self._settled if id(item[0]) not in finished]
+            refused = [item for item in batch if id(item[0]) not in finished]
+            self._settled = self._settled[len(batch) :] + refused
             await asyncio.sleep(self._outage.pause_s)
         if not self._settled:
             self._some.clear()
@@ -213,6 +215,11 @@ def _log(delivery: Delivery, ending: Ending) -> None:
             log.error("%r dead-lettered (%s) after attempt %d: %r", delivery, reason, delivery.attempt, error)
         case Cancelled():
             log.info("%r cancelled", delivery)
+
+
+def _size(item: tuple[Delivery, Ending]) -> int:
+    ending = item[1]
+    return len(ending.value) if isinstance(ending, Succeeded) else len(item[0].job)
 
 
 def _plain(text: str) -> str:

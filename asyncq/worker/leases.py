@@ -62,23 +62,31 @@ class Renewer:
             while not self._stopped.wait(self._tick_s):
                 self._watch_loop()
                 try:
-                    for source in self._sources:
-                        self._renew(redis, source)
-                    self._outage.end()
+                    refused = [error for source in self._sources for error in self._renew(redis, source)]
                 except (exceptions.RedisError, OSError) as error:
-                    self._outage.begin(connect.translate(error, self._url))
+                    refused = [error]
+                if refused:
+                    self._outage.begin(connect.translate(refused[0], self._url))
+                else:
+                    self._outage.end()
         finally:
             redis.close()
 
     # -- leases -------------------------------------------------------------------------------------------
 
-    def _renew(self, redis: Redis, source: Source) -> None:
+    def _renew(self, redis: Redis, source: Source) -> list[exceptions.ResponseError]:
+        """Renew lane by lane, so that one that is refused costs the others nothing; returns the refusals."""
+        refused = []
         old_s = monotonic_s() - source.settings.visibility_timeout / 3
         for lane, held in enumerate(source.held):
             # list() copies the dict in one step of the interpreter, so the loop may go on changing it.
             due = [delivery for delivery in list(held.values()) if delivery.leased_s < old_s]
-            for first in range(0, len(due), BATCH):
-                self._renew_some(redis, source, lane, due[first : first + BATCH])
+            try:
+                for first in range(0, len(due), BATCH):
+                    self._renew_some(redis, source, lane, due[first : first + BATCH])
+            except exceptions.ResponseError as error:
+                refused.append(error)
+        return refused
 
     def _renew_some(self, redis: Redis, source: Source, lane: int, due: list[Delivery]) -> None:
         script = scripts.load("renew")
@@ -134,9 +142,10 @@ class Renewer:
     def _culprit(self) -> str:
         task = asyncio.current_task(self._loop)
         for source in self._sources:
-            for delivery in source.deliveries():
-                if task is not None and delivery.running is task:
-                    return repr(delivery)
+            for held in source.held:
+                for delivery in list(held.values()):
+                    if task is not None and delivery.running is task:
+                        return repr(delivery)
         return f"task {task.get_name()}" if task else "a callback"
 
 
@@ -155,23 +164,28 @@ async def reclaim_for_ever(source: Source) -> None:
     outage = Outage("cannot take back lost jobs")
     while True:
         await asyncio.sleep(pause_s)
-        try:
-            for lane in range(len(store.lanes)):
+        problem: AsyncqError | None = None
+        for lane in range(len(store.lanes)):
+            try:
                 cursor, back, buried = b"", 0, 0
                 while cursor != b"0-0":
                     cursor, some, dead = await store.reclaim(
                         lane, source.consumer, lease_ms, cursor or b"0-0", settings.max_crashes, now_ms()
                     )
                     back, buried = back + some, buried + dead
-                if back or buried:
-                    log.warning(
-                        "queue %s: took back %d lost job(s) of lane %s, %d of them poison",
-                        source.queue,
-                        back + buried,
-                        store.lanes[lane],
-                        buried,
-                    )
+            except AsyncqError as error:  # One lane that cannot be read does not keep the others from their jobs.
+                problem = error
+                continue
+            if back or buried:
+                log.warning(
+                    "queue %s: took back %d lost job(s) of lane %s, %d of them poison",
+                    source.queue,
+                    back + buried,
+                    store.lanes[lane],
+                    buried,
+                )
+        if problem is None:
             outage.end()
-        except AsyncqError as error:
-            outage.begin(error)
+        else:
+            outage.begin(problem)
             await asyncio.sleep(outage.pause_s)

@@ -12,7 +12,7 @@ from asyncq.clock import monotonic_s, now_ms
 from asyncq.config import QueueSettings
 from asyncq.errors import AsyncqError
 from asyncq.link import Link
-from asyncq.store import BATCH, Claimed, Store
+from asyncq.store import BATCH, BATCH_BYTES, Claimed, Store
 from asyncq.worker.delivery import Delivery
 from asyncq.worker.outage import Outage
 from asyncq.worker.timekeeper import Timekeeper
@@ -31,6 +31,8 @@ class Source:
 
     held:      for each lane, the deliveries in our hands by entry id: running, or waiting to be recorded
     progress:  what running jobs last said, not yet sent
+    unsure:    a claim was not answered, and may have left jobs in our name
+    most:      how many to claim at once, so that jobs as large as the last ones do not come in too large a reply
     """
 
     def __init__(self, store: Store, settings: QueueSettings, consumer: str, lanes: Sequence[int]) -> None:
@@ -40,6 +42,7 @@ class Source:
         self.held: list[dict[bytes, Delivery]] = [{} for _ in store.lanes]
         self.progress: dict[bytes, bytes] = {}
         self.unsure = False
+        self.most = BATCH
         self.timekeeper = Timekeeper(self)
         self._problem = ""
         self._shares = [settings.shares.get(store.lanes[lane], 0.0) for lane in lanes]
@@ -69,6 +72,8 @@ class Source:
             if claimed.problem:
                 log.error("queue %s: a lane cannot be read: %s. The others go on", self.queue, claimed.problem)
         rows, now = claimed.rows, monotonic_s()
+        if rows:
+            self.most = max(1, min(BATCH, BATCH_BYTES * len(rows) // 5 // (1 + sum(map(len, rows[3::5])))))
         deliveries = []
         for i in range(0, len(rows), 5):
             turn, entry = rows[i] - 1, rows[i + 1]
@@ -141,7 +146,7 @@ class Sources:
         found: list[Delivery] = []
         self._first = (self._first + 1) % len(self.sources)
         for source in self.sources[self._first :] + self.sources[: self._first]:
-            wanted = min(free - len(found), BATCH)
+            wanted = min(free - len(found), source.most)
             try:
                 claimed, deliveries = await source.claim(wanted)
             except AsyncqError as error:
@@ -150,7 +155,7 @@ class Sources:
                 return found
             found += deliveries
             source.timekeeper.note(claimed.due_in_ms)
-            if len(found) >= free or len(deliveries) == BATCH:
+            if len(found) >= free or len(deliveries) == wanted:
                 break
         else:
             self.exhausted = True
@@ -160,6 +165,7 @@ class Sources:
     async def wait_for_work(self) -> None:
         """Until a bell rings, 2 s pass, or `wake`."""
         self._on_exhausted()
+        await asyncio.sleep(0)  # The jobs just started go first.
         if self._stopping.is_set():
             return
         bells = [source.store.keys.bell for source in self.sources]

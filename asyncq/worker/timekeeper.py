@@ -7,6 +7,7 @@ find nothing: no leader is needed, and none can be lost.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from asyncq.errors import AsyncqError
@@ -32,13 +33,16 @@ class Timekeeper:
 
     def note(self, due_in_ms: int) -> None:
         """The next job is due in so many ms (-1: none), as far as somebody saw. Wakes us if that is news."""
-        if due_in_ms >= 0 and self._loop.time() + due_in_ms / 1000 < self._next_s - 0.001:
+        due_s = self._loop.time() + due_in_ms / 1000
+        if due_in_ms >= 0 and due_s < self._next_s - 0.001:
+            self._next_s = due_s
             self._wake.set()
 
     async def run(self) -> None:
         fallback = self._source.settings.lane_number(self._source.settings.default_lane)
         outage = Outage("cannot move scheduled jobs to their lanes")
         while True:
+            self._next_s = math.inf  # A note that comes while we ask is kept.
             try:
                 _, due_in_ms = await self._source.store.promote(fallback)
                 outage.end()
@@ -46,10 +50,11 @@ class Timekeeper:
                 outage.begin(error)
                 due_in_ms = round(outage.pause_s * 1000)
             pause_s = LONGEST_S if due_in_ms < 0 else min(LONGEST_S, due_in_ms / 1000)
-            self._next_s = self._loop.time() + pause_s
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(pause_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            self._next_s = min(self._next_s, self._loop.time() + pause_s)
+            while self._loop.time() < self._next_s:
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout_at(self._next_s):
+                        await self._wake.wait()
+                except TimeoutError:
+                    break

@@ -18,8 +18,9 @@ from asyncq.clock import now_ms
 from asyncq.config import WorkerSettings
 from asyncq.errors import AsyncqError
 from asyncq.events import Listener
+from asyncq.lifecycle import Stopped
 from asyncq.queue import Queue
-from asyncq.worker.attempt import Runner, call, open_delivery
+from asyncq.worker.attempt import Runner, call, open_delivery, stopped_or_raised
 from asyncq.worker.control import Control, stacks
 from asyncq.worker.deadlines import Deadlines
 from asyncq.worker.delivery import Delivery
@@ -118,8 +119,14 @@ class Worker:
     async def __aenter__(self) -> Self:
         self._main = asyncio.create_task(self.run(), name=f"asyncq worker {self.name}")
         started = asyncio.create_task(self.started.wait())
-        await asyncio.wait([self._main, started], return_when=asyncio.FIRST_COMPLETED)
-        started.cancel()
+        try:
+            await asyncio.wait([self._main, started], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._main.cancel()
+            await asyncio.wait([self._main])
+            raise
+        finally:
+            started.cancel()
         if self._main.done():
             await self._main
         return self
@@ -203,6 +210,8 @@ class Worker:
         finally:
             self._deadlines.close()
             self._renewer.stop()
+            with anyio.CancelScope(shield=True):
+                await self._sign_off()
 
     # -- one job ------------------------------------------------------------------------------------------
 
@@ -211,6 +220,10 @@ class Worker:
         problem = open_delivery(delivery, self._runners, self._loop.time())
         if problem is not None:
             self._finisher.settle(delivery, problem)
+            return
+        if delivery.stop:  # Cancelled or lost while another partition was asked for more.
+            if delivery.stop == "cancelled":
+                self._finisher.settle(delivery, Stopped())
             return
         self._slots.take()
         if self._slots.budget == 0:
@@ -222,7 +235,10 @@ class Worker:
 
     async def _attempt(self, delivery: Delivery) -> None:
         """One attempt: call, then settle what it came to. Its slot is taken until the code has really ended."""
-        outcome = await call(delivery)
+        try:
+            outcome = await call(delivery)
+        except BaseException as error:  # asyncio throws a future's GeneratorExit past `call`, into this coroutine.
+            outcome = stopped_or_raised(delivery, error)
         # The task's context holds the delivery: without this only the garbage collector could free either.
         delivery.running = None
         if outcome is not None:
@@ -311,7 +327,7 @@ class Worker:
         return self.phase == "draining" and self._slots.taken == 0
 
     async def _leave(self) -> None:
-        """Stop the code that still runs, record what has ended, hand back the rest, sign off."""
+        """Stop the code that still runs, and record what has ended."""
         running = [delivery for delivery in self._deliveries() if delivery.running and not delivery.settled]
         if running:
             log.warning("worker %s hands back %d job(s) that have not ended", self.name, len(running))
@@ -324,6 +340,9 @@ class Worker:
                 self.name,
                 self._finisher.waiting,
             )
+
+    async def _sign_off(self) -> None:
+        """Hand back the rest and leave the books, last of all: nothing else of us may write to them after this."""
         try:
             async with asyncio.timeout(FLUSH_S):
                 for source in self._all:
