@@ -77,7 +77,7 @@ REASONS = {
 """Every reason in the dead-letter stream, and what it means."""
 
 DEFER = Retry(attempts=9, base=5, factor=2, max=300)
-"""Patience with a job this worker does not understand: during a deploy another one may. About 20 minutes."""
+"""Patience with a job this worker does not understand: during a deploy another one may. Some 10 to 15 minutes."""
 
 
 class Returned(msgspec.Struct, frozen=True, gc=False):
@@ -87,8 +87,11 @@ class Returned(msgspec.Struct, frozen=True, gc=False):
 
 
 class Raised(msgspec.Struct, frozen=True):
+    """The code raised. `covered`: whether its Retry covers the error, where only a child process could tell."""
+
     error: BaseException
     traceback: str
+    covered: bool | None = None
 
 
 class TimedOut(msgspec.Struct, frozen=True):
@@ -177,9 +180,9 @@ def decide(outcome: Outcome, attempt: int, deferrals: int, retry: Retry, jitter:
     match outcome:
         case Returned(value):
             return Succeeded(value)
-        case Raised(error, traceback):
+        case Raised(error, traceback, covered):
             text = describe(error)
-            if attempt < retry.limit and retry.covers(error):
+            if attempt < retry.limit and (retry.covers(error) if covered is None else covered):
                 return Retrying(retry.delay_ms(attempt, jitter), text)
             return Dead("failed", text, traceback)
         case TimedOut(seconds, traceback):
@@ -210,13 +213,14 @@ def decide(outcome: Outcome, attempt: int, deferrals: int, retry: Retry, jitter:
 
 
 def describe(error: BaseException) -> str:
-    """`Type: message`, however odd the exception."""
+    """`Type: message`, however odd the exception; always text that UTF-8 can carry."""
     try:
         message = str(error)
-    except Exception as broken:
+    except BaseException as broken:
         message = f"(its message cannot be shown: {type(broken).__name__})"
     name = type(error).__name__
-    return f"{name}: {message}" if message else name
+    text = f"{name}: {message}" if message else name
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def state_of_dead(reason: str) -> State:

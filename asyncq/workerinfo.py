@@ -15,7 +15,7 @@ class WorkerInfo(msgspec.Struct, omit_defaults=False, kw_only=True):
     """One worker, as JSON. Times are ms since the epoch.
 
     lag_ms:  how late its event loop turns
-    state:   running, quiet, stopping or stopping now
+    state:   running, quiet, draining, stopping or stopping now
     """
 
     name: str

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import asyncq
-from asyncq.cli import dead, dev, doctor, enqueue, info, jobs, lanes, orders, server, worker
+from asyncq.cli import dead, demo, dev, doctor, enqueue, info, jobs, lanes, orders, server, worker
 from asyncq.errors import ArgumentError, AsyncqError, ConfigError, PayloadTooLarge, UnknownTask
 
 __all__ = ["app", "main"]
@@ -66,6 +66,7 @@ RUN, LOOK, STEER, CARE = "Run", "Look", "Steer", "Take care of the server"
 
 app.command("worker", rich_help_panel=RUN)(worker.worker)
 app.command("dev", rich_help_panel=RUN)(dev.dev)
+app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("enqueue", rich_help_panel=RUN)(enqueue.enqueue)
 app.command("info", rich_help_panel=LOOK)(info.info)
 app.command("jobs", rich_help_panel=LOOK)(jobs.jobs)

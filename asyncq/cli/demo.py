@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from asyncq import embedded
 from asyncq.cli.worker import worker_command
 from asyncq.clock import monotonic_s, now_ms
 from asyncq.config import WorkerSettings
@@ -146,7 +147,7 @@ def _python_files(place: Path, limit: int) -> list[Path]:
 @contextmanager
 def _only_one() -> Iterator[None]:
     """Two demos in one directory would count each other's jobs."""
-    PLACE.mkdir(mode=0o700, exist_ok=True)
+    embedded.ensure(PLACE)
     try:
         with keeper.held(PLACE / "demo.lock", wait_s=0):
             yield

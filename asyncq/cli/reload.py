@@ -28,8 +28,11 @@ async def reload_for_ever(command: Sequence[str], grace_s: float, directory: Pat
         from watchfiles import PythonFilter, awatch
     except ImportError:
         raise ConfigError("--reload needs watchfiles: pip install 'asyncq[reload]'") from None
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     place = directory or Path.cwd()
-    reloader = _Reloader(command, grace_s)
+    # Byte code is told from newer source by the second: two changes within one would not be seen.
+    python, *arguments = command
+    reloader = _Reloader([python, "-B", *arguments], grace_s)
     with on_signals(
         {
             "SIGTERM": reloader.stop,

@@ -20,6 +20,7 @@ local waiters, progress, cancelled = KEYS[5], KEYS[6], KEYS[7]
 local limit, from, channel = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local name = string.match(lane, '}:lane:(.+)$')
 redis.call('HLEN', index)
+redis.call('ZCARD', scheduled)
 redis.call('HLEN', parked)
 redis.call('HLEN', progress)
 redis.call('SCARD', waiters)

@@ -35,7 +35,7 @@ from asyncq.lifecycle import (
 from asyncq.queue import Middleware
 from asyncq.task import Task
 from asyncq.worker.delivery import Delivery
-from asyncq.worker.process import ProcessPool
+from asyncq.worker.process import ChildError, ProcessPool, UnencodableValue
 
 __all__ = ["Runner", "call", "open_delivery", "stopped_or_raised"]
 
@@ -155,6 +155,8 @@ async def call(delivery: Delivery) -> Outcome | None:
         return AskedLater(max(0, round(later.delay * 1000)), str(later.reason))
     except Reject as rejected:
         return Rejected(str(rejected.reason))
+    except UnencodableValue as error:
+        return Unencodable(str(error))
     except BaseException as error:
         return stopped_or_raised(delivery, error)
     if delivery.result_ttl_ms == 0:
@@ -180,7 +182,7 @@ def stopped_or_raised(delivery: Delivery, error: BaseException) -> Outcome | Non
             return Stopped()
         case "timeout":
             return TimedOut(delivery.timeout_s, _traceback(error))
-    return Raised(error, _traceback(error))
+    return Raised(error, _traceback(error), error.covered if isinstance(error, ChildError) else None)
 
 
 def _traceback(error: BaseException) -> str:

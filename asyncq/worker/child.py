@@ -9,12 +9,15 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, BinaryIO
 
 import msgspec
 
 from asyncq import codec
+from asyncq.backoff import Retry
 from asyncq.errors import Reject, RetryLater, SoftTimeout
 from asyncq.job import RunningJob, running_job
 from asyncq.lifecycle import describe
@@ -73,10 +76,12 @@ def find_task(module: str, file: str, qualname: str) -> Task[..., Any]:
     return found
 
 
-def answer(pipe: _Pipe, request: Request) -> Reply:
+def answer(pipe: _Pipe, request: Request, soft_timeout: _SoftTimeout) -> Reply:
     """Run one call; whatever it comes to is a reply."""
+    retry = Retry()
     try:
         task = find_task(request.module, request.file, request.qualname)
+        retry = task.defaults.retry
         args, kwargs = task.arguments.decode(request.args)
         job = RunningJob(
             pipe.report,
@@ -90,32 +95,59 @@ def answer(pipe: _Pipe, request: Request) -> Reply:
             tags=request.tags,
         )
         running_job.set(_Context(job))
-        _may_interrupt(job)
+        with soft_timeout.may_interrupt(job):
+            value = task.function(*args, **kwargs)
         try:
-            return Reply("value", value=msgspec.Raw(codec.encode(task.function(*args, **kwargs))))
-        finally:
-            _may_interrupt(None)
+            return Reply("value", value=msgspec.Raw(codec.encode(value)))
+        except Exception as error:
+            return Reply("unencodable", text=_plain(f"{request.task} returned {type(value).__name__}: {error}"))
     except RetryLater as later:
-        return Reply("later", text=later.reason, number=later.delay)
+        return Reply("later", text=_plain(str(later.reason)), number=later.delay)
     except Reject as rejected:
-        return Reply("reject", text=rejected.reason)
+        return Reply("reject", text=_plain(str(rejected.reason)))
     except SoftTimeout as timeout:
-        return Reply("soft timeout", text=str(timeout), traceback=traceback.format_exc())
+        return Reply("soft timeout", text=_plain(str(timeout)))
     except BaseException as error:
-        return Reply("error", text=describe(error), traceback=traceback.format_exc())
+        text, trace = _plain(describe(error)), _plain(traceback.format_exc())
+        return Reply("error", text=text, traceback=trace, covered=retry.covers(error))
 
 
-def _may_interrupt(job: RunningJob | None) -> None:
-    """Have the soft timeout's signal raise in this job, or do nothing between jobs."""
-    if SOFT_TIMEOUT_SIGNAL is None:
-        return
+class _SoftTimeout:
+    """The worker's signal: raises in the code that runs, or when it begins, and does nothing between calls."""
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        if job is not None:
-            job.timed_out = True
-            raise SoftTimeout("the soft timeout has passed")
+    def __init__(self) -> None:
+        self._job: RunningJob | None = None
+        self._came = False
+        if SOFT_TIMEOUT_SIGNAL is not None:
+            signal.signal(SOFT_TIMEOUT_SIGNAL, self._interrupt)
 
-    signal.signal(SOFT_TIMEOUT_SIGNAL, interrupt)
+    def expect(self) -> None:
+        """A call has come: from now on the signal is for it."""
+        self._came = False
+
+    @contextmanager
+    def may_interrupt(self, job: RunningJob) -> Iterator[None]:
+        self._job = job
+        try:
+            if self._came:
+                self._raise(job)
+            yield
+        finally:
+            self._job = None
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        self._came = True
+        if self._job is not None:
+            self._raise(self._job)
+
+    def _raise(self, job: RunningJob) -> None:
+        job.timed_out = True
+        raise SoftTimeout("the soft timeout has passed")
+
+
+def _plain(text: str) -> str:
+    """The text without what UTF-8 cannot carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def main() -> None:
@@ -126,9 +158,11 @@ def main() -> None:
     os.dup2(2, 1)
     pipe = _Pipe(os.fdopen(os.dup(0), "rb"), outgoing)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    _may_interrupt(None)
+    soft_timeout = _SoftTimeout()
+    pipe.send(Reply("ready"))
     while (request := pipe.receive()) is not None:
-        pipe.send(answer(pipe, request))
+        soft_timeout.expect()
+        pipe.send(answer(pipe, request, soft_timeout))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ class Renewer:
         try:
             while not self._stopped.wait(self._tick_s):
                 self._watch_loop()
+                refused: list[exceptions.RedisError | OSError]
                 try:
                     refused = [error for source in self._sources for error in self._renew(redis, source)]
                 except (exceptions.RedisError, OSError) as error:

@@ -21,7 +21,7 @@ from asyncq.job import current_job
 if TYPE_CHECKING:
     from asyncq.task import Task
 
-__all__ = ["ChildError", "ProcessPool", "Reply", "Request"]
+__all__ = ["ChildError", "ProcessPool", "Reply", "Request", "UnencodableValue"]
 
 SOFT_TIMEOUT_SIGNAL = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else None
 LARGEST_FRAME = 1 << 30
@@ -45,24 +45,32 @@ class Request(msgspec.Struct, array_like=True):
 
 
 class Reply(msgspec.Struct, array_like=True):
-    """What a child says. kind: progress, value, error, later, reject, soft timeout."""
+    """What a child says. kind: ready, progress, or the last word about a call: value, unencodable, error, later,
+    reject, soft timeout.
+
+    covered:  the task's Retry covers the error; only the child has the exception itself to ask about
+    """
 
     kind: str
     value: msgspec.Raw = msgspec.Raw(b"\xc0")
     text: str = ""
     traceback: str = ""
     number: float = 0.0
+    covered: bool = True
 
 
 class ChildError(AsyncqError):
-    """An exception raised in a child process; its traceback is the child's."""
+    """An exception raised in a child process, or the end of that process."""
 
-    def __init__(self, text: str, traceback: str) -> None:
-        self.text, self.traceback = text, traceback
+    def __init__(self, text: str, traceback: str = "", covered: bool | None = None) -> None:
+        self.covered = covered
         super().__init__(text)
+        if traceback:
+            self.add_note(f"In the child process:\n{traceback}")
 
-    def __str__(self) -> str:
-        return f"{self.text}\n\nIn the child process:\n{self.traceback}"
+
+class UnencodableValue(ChildError):
+    """The task returned something that cannot be stored."""
 
 
 class _Child:
@@ -70,10 +78,11 @@ class _Child:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
+        self._length: int | None = None
 
     @classmethod
     async def start(cls) -> _Child:
-        return cls(
+        child = cls(
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -84,6 +93,13 @@ class _Child:
                 start_new_session=True,
             )
         )
+        try:
+            # Until it is ready the signal of a soft timeout would end it.
+            await child.receive()
+        except BaseException:
+            await asyncio.shield(child.end())
+            raise
+        return child
 
     async def send(self, request: Request) -> None:
         data = codec.encode(request)
@@ -93,15 +109,19 @@ class _Child:
         await stdin.drain()
 
     async def receive(self) -> Reply:
+        """The next thing it says. Interrupted, it may be called again and has missed nothing."""
         stdout = self.process.stdout
         assert stdout is not None
         try:
-            length = int.from_bytes(await stdout.readexactly(4), "big")
-            return msgspec.msgpack.decode(await stdout.readexactly(length), type=Reply)
+            if self._length is None:
+                self._length = int.from_bytes(await stdout.readexactly(4), "big")
+            data = await stdout.readexactly(self._length)
+            self._length = None
+            return msgspec.msgpack.decode(data, type=Reply)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             code = await self.process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-            raise ChildError(f"the process that ran the task {how}", "") from error
+            raise ChildError(f"the process that ran the task {how}") from error
 
     async def end(self) -> None:
         """Kill it, if it is there, and reap it."""
@@ -126,32 +146,45 @@ class ProcessPool:
 
         Raises:
             ChildError: the task raised, or its process ended. RetryLater, Reject, SoftTimeout: as it raised them.
+            UnencodableValue: what it returned cannot be stored.
         """
         request = _request(task, args, kwargs)
-        child = self._idle.pop() if self._idle else await _Child.start()
+        child = self._take_idle() or await _Child.start()
         self._busy.add(child)
         try:
-            value = await self._converse(child, task, request)
-        except (RetryLater, Reject, SoftTimeout):
-            self._idle.append(child)
-            raise
-        except ChildError as error:
-            if error.traceback:
-                self._idle.append(child)
-            else:
-                await child.end()
-            raise
+            reply = await self._converse(child, request)
         except BaseException:
-            # Cancelled: by a timeout, by request, or because the worker stops.
+            # It ended, or we were cancelled: by a timeout, by request, or because the worker stops. A child that
+            # may still answer must not be used again.
             await asyncio.shield(child.end())
             raise
-        else:
-            self._idle.append(child)
-            return value
         finally:
             self._busy.discard(child)
+        self._idle.append(child)
+        match reply.kind:
+            case "value":
+                return codec.decode_any(reply.value)
+            case "unencodable":
+                raise UnencodableValue(reply.text)
+            case "later":
+                raise RetryLater(reply.number, reply.text)
+            case "reject":
+                raise Reject(reply.text)
+            case "soft timeout":
+                raise SoftTimeout(reply.text)
+            case _:
+                raise ChildError(reply.text, reply.traceback, reply.covered)
 
-    async def _converse(self, child: _Child, task: Task[..., Any], request: Request) -> Any:
+    def _take_idle(self) -> _Child | None:
+        """A child that waits for a call; one that was killed meanwhile is left out."""
+        while self._idle:
+            child = self._idle.pop()
+            if child.process.returncode is None:
+                return child
+        return None
+
+    async def _converse(self, child: _Child, request: Request) -> Reply:
+        """Ask, and hear what it says until its last word."""
         await child.send(request)
         while True:
             try:
@@ -160,19 +193,9 @@ class ProcessPool:
                 if SOFT_TIMEOUT_SIGNAL is not None and child.process.returncode is None:
                     child.process.send_signal(SOFT_TIMEOUT_SIGNAL)
                 continue
-            match reply.kind:
-                case "progress":
-                    current_job().progress(reply.number, **codec.decode_any(reply.value))
-                case "value":
-                    return codec.decode_any(reply.value)
-                case "later":
-                    raise RetryLater(reply.number, reply.text)
-                case "reject":
-                    raise Reject(reply.text)
-                case "soft timeout":
-                    raise SoftTimeout(reply.text)
-                case _:
-                    raise ChildError(reply.text, reply.traceback)
+            if reply.kind != "progress":
+                return reply
+            current_job().progress(reply.number, **codec.decode_any(reply.value))
 
     async def aclose(self) -> None:
         for child in [*self._idle, *self._busy]:

@@ -79,14 +79,16 @@ class Tether:
 class Child:
     """A process at the other end of a tether."""
 
-    def __init__(self, process: asyncio.subprocess.Process, tether: socket.socket) -> None:
-        self.process, self._socket = process, tether
-        self.started = asyncio.Event()
+    def __init__(
+        self, process: asyncio.subprocess.Process, tether: socket.socket, on_start: Callable[[], None]
+    ) -> None:
+        self.process, self._socket, self._on_start = process, tether, on_start
+        self.started = False
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> Child:
-        """Start `command --tether FD`."""
+    async def start(cls, command: Sequence[str], on_start: Callable[[], None] = lambda: None) -> Child:
+        """Start `command --tether FD`; `on_start` is called when the worker in it has started."""
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
@@ -98,19 +100,18 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
-        return cls(process, ours)
+        return cls(process, ours, on_start)
 
     async def _listen(self) -> None:
-        try:
+        with suppress(OSError):
             if await asyncio.get_running_loop().sock_recv(self._socket, 1):
-                self.started.set()
-        except OSError:
-            pass
+                self.started = True
+                self._on_start()
 
     async def wait(self) -> int:
         """Its exit code, negative for a signal, once it has ended."""
         code = await self.process.wait()
-        # A child may end right after it said that it started: take its word first.
+        # It may have ended right after it said that it started. What inherited its socket may keep that open.
         await asyncio.wait([self._listening], timeout=1.0)
         self._listening.cancel()
         self._socket.close()
@@ -118,7 +119,7 @@ class Child:
 
     def send(self, name: str) -> None:
         """Send a signal. One that has not started has no handlers yet, so it gets only what may end it."""
-        if self.process.returncode is None and (self.started.is_set() or name in ("SIGTERM", "SIGKILL")):
+        if self.process.returncode is None and (self.started or name in ("SIGTERM", "SIGKILL")):
             self.process.send_signal(getattr(signal, name))
 
 
@@ -135,6 +136,7 @@ class Supervisor:
         self._command, self._count, self._grace_s = command, count, grace_s
         self._children: dict[int, Child] = {}
         self._stopping, self._quiet = asyncio.Event(), False
+        self._may_start = asyncio.Event()
         self._ever_started, self._failed_starts = False, 0
         self._code = 0
 
@@ -161,11 +163,13 @@ class Supervisor:
         """As `Worker.stop`, of all children; twice: without grace."""
         log.info("%s", "stopping now" if self._stopping.is_set() else "stopping")
         self._stopping.set()
+        self._may_start.set()
         self._send("SIGTERM")
 
     def quiet(self) -> None:
         """As `Worker.quiet`, of all children. None is started any more."""
         self._quiet = True
+        self._may_start.set()
         self._send("SIGTSTP")
 
     def dump_stacks(self) -> None:
@@ -181,18 +185,15 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         """Keep the n-th child running."""
         loop, pause_s = asyncio.get_running_loop(), SHORTEST_PAUSE_S
+        if number > 1:
+            # The first goes ahead: what keeps it from starting is then said once, not by every child.
+            await self._may_start.wait()
         while not (self._stopping.is_set() or self._quiet):
-            child = await Child.start(self._command(number))
-            self._children[number] = child
-            if self._stopping.is_set():  # It came while we were starting.
-                child.send("SIGTERM")
             began_s = loop.time()
-            note = asyncio.create_task(self._note_start(child))
-            code = await child.wait()
-            note.cancel()
-            del self._children[number]
+            code = await self._run_one(number)
             if self._stopping.is_set() or code == 0:
                 log.info("worker process %d has ended", number)
+                self._may_start.set()
                 return
             if code == USED_UP:
                 log.info("worker process %d is used up: another one takes its place", number)
@@ -205,11 +206,22 @@ class Supervisor:
             await self._pause(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
-    async def _note_start(self, child: Child) -> None:
-        await child.started.wait()
+    async def _run_one(self, number: int) -> int:
+        """One child from start to end; its exit code."""
+        child = await Child.start(self._command(number), lambda: self._on_start(number))
+        self._children[number] = child
+        if self._stopping.is_set():  # It came while we were starting.
+            child.send("SIGTERM")
+        try:
+            return await child.wait()
+        finally:
+            del self._children[number]
+
+    def _on_start(self, number: int) -> None:
         self._ever_started = True
+        self._may_start.set()
         if self._quiet:
-            child.send("SIGTSTP")
+            self._children[number].send("SIGTSTP")
 
     def _cannot_start(self, code: int) -> bool:
         """Whether to give up, because no child has ever worked. Says why, once, and ends them all."""
