@@ -161,6 +161,8 @@ async def open_client(where: Address, **extra: Any) -> tuple[Redis, str]:
 def translate(error: BaseException, url: str) -> AsyncqError:
     """What a failed command means to users, with what to do."""
     at = redacted(url)
+    if isinstance(error.__cause__, exceptions.AuthenticationError | exceptions.AuthorizationError):
+        error = error.__cause__  # redis-py wraps what went wrong while it connected.
     if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
         return ServerRefused(f"{at} does not let us in: {error}. Check the user and password of the URL")
     if isinstance(error, exceptions.NoPermissionError):

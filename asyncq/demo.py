@@ -20,7 +20,7 @@ import msgspec
 
 from asyncq import Queue, Reject, Retry, current_job
 
-__all__ = ["Injected", "InjectedFault", "Measured", "measure", "queue"]
+__all__ = ["FAULT_EVERY", "Injected", "InjectedFault", "Measured", "measure", "queue"]
 
 Injected = Literal["", "fault", "accident", "poison"]
 """What is to go wrong with a job.
@@ -29,6 +29,9 @@ fault:     its first attempt raises
 accident:  its first attempt kills the worker process, and with it every job that runs beside it
 poison:    every attempt kills the worker process
 """
+
+
+FAULT_EVERY = 40
 
 
 class InjectedFault(Exception):
@@ -56,8 +59,8 @@ async def _quiet(_: Queue) -> AsyncIterator[None]:
 
 
 queue = Queue(
-    "demo",
-    # Never a server that somebody configured for real work.
+    "asyncq-demo",
+    # Neither a server nor a queue that somebody uses for real work: each demo forgets the one before.
     url="embedded://",
     lanes=("files", "risky"),
     visibility_timeout=1.5,
@@ -74,7 +77,7 @@ def measure(path: str, injected: Injected = "") -> Measured:
     if injected == "poison" or (injected == "accident" and job.crashes == 0):
         os._exit(1)
     if injected == "fault" and job.attempt == 1:
-        raise InjectedFault("the demo injects a fault into the first attempt of every 40th job")
+        raise InjectedFault(f"the demo injects a fault into the first attempt of every {FAULT_EVERY}th job")
     source = Path(path).read_bytes()
     try:
         nodes = list(ast.walk(ast.parse(source)))

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
 
@@ -16,15 +15,15 @@ from asyncq import codec, connect, ids
 from asyncq.backoff import Retry
 from asyncq.clock import now_ms
 from asyncq.config import QueueSettings, WorkerSettings
-from asyncq.errors import AsyncqError, ConfigError, JobNotEnded, JobNotFound, TaskError, UnknownTask
-from asyncq.events import Listener
+from asyncq.errors import AsyncqError, ConfigError, JobNotEnded, TaskError, UnknownTask
 from asyncq.handle import Job
 from asyncq.job import JobInfo, RunningJob
 from asyncq.link import Link
 from asyncq.monitor import Monitor
-from asyncq.producer import NewJob, Producer, Special
-from asyncq.store import BATCH, Store, batch_length
+from asyncq.sender import Sender
+from asyncq.store import Store
 from asyncq.task import Call, CallOptions, Task, TaskOptions
+from asyncq.waiter import Waiter
 
 if TYPE_CHECKING:
     from asyncq.worker import Worker
@@ -47,19 +46,6 @@ class Register(Protocol):
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
-
-
-def _take_batch(calls: Iterator[Call[R]], kept: list[Call[R]]) -> list[Call[R]]:
-    """The next batch; what was read and does not fit any more is kept for the one after."""
-    kept += islice(calls, BATCH - len(kept))
-    length = batch_length(len(call.encoded) for call in kept)
-    batch = kept[:length]
-    del kept[:length]
-    return batch
-
-
-LOOK_AGAIN_S = 5.0
-"""A published ending can be lost while reconnecting, so whoever awaits one looks this often besides."""
 
 
 class Queue:
@@ -96,12 +82,9 @@ class Queue:
         self.middlewares: list[Middleware] = []
         self._opened = 0
         self._link: Link | None = None
-        self._listener: Listener | None = None
-        self._opening, self._listening = asyncio.Lock(), asyncio.Lock()
+        self._opening = asyncio.Lock()
         self._stores: list[Store] = []
         self._monitors: list[Monitor] = []
-        self._producers: list[Producer] = []
-        self._turn = 0
 
     def __repr__(self) -> str:
         return f"<Queue {self.name}, {len(self.tasks)} tasks, lanes {', '.join(self.settings.lanes)}>"
@@ -178,7 +161,8 @@ class Queue:
         partitions = range(self.settings.partitions)
         self._stores = [Store(link, name, lanes, n) for n in partitions]
         self._monitors = [Monitor(link, name, lanes, n) for n in partitions]
-        self._producers = [Producer(store, self.settings.enqueue_timeout) for store in self._stores]
+        self._sender = Sender(self.settings, self._stores)
+        self._waiter = Waiter(self._stores[0])
         about = {"lanes": lanes, "partitions": self.settings.partitions}
         try:
             await self._stores[0].enlist(msgspec.json.encode(about))
@@ -190,11 +174,8 @@ class Queue:
     ) -> None:
         self._opened -= 1
         if self._opened == 0:
-            for producer in self._producers:
-                await producer.aclose()
-            if self._listener is not None:
-                await self._listener.aclose()
-                self._listener = None
+            await self._sender.aclose()
+            await self._waiter.aclose()
             await self.link.aclose()
             self._link = None
 
@@ -234,9 +215,8 @@ class Queue:
     async def enqueue(self, call: Call[R]) -> Job[R]:
         """Make a job of a call; see `Task.enqueue`."""
         _ = self.link
-        partition, new = self._new_job(call, now_ms(), None)
-        in_the_way = await self._producers[partition].send(new)
-        return Job(self, in_the_way or new.id, call.task, created=in_the_way is None)
+        job_id, created = await self._sender.send(call)
+        return Job(self, job_id, call.task, created)
 
     async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
         """Make jobs of many calls, a batch at a time; returns them in order.
@@ -246,67 +226,15 @@ class Queue:
         Raises: as `Task.enqueue`.
         """
         _ = self.link
-        jobs: list[Job[R]] = []
-        iterator, kept = iter(calls), list[Call[R]]()
-        sending: asyncio.Task[None] | None = None
-        try:
-            while batch := _take_batch(iterator, kept):
-                # The next batch is encoded while this one is under way.
-                ready = self._prepare(batch)
-                if sending is not None:
-                    await sending
-                sending = asyncio.create_task(self._send_batch(ready, batch, jobs), name="asyncq enqueue_many")
-        finally:
-            if sending is not None:
-                await asyncio.shield(sending)
-        return jobs
+        tasks: list[Task[..., Any]] = []
 
-    def _prepare(self, batch: list[Call[R]]) -> list[tuple[int, NewJob]]:
-        now = now_ms()
-        if self.settings.partitions > 1:
-            return [self._new_job(call, now, None) for call in batch]
-        return [
-            self._new_job(call, now, job_id) for call, job_id in zip(batch, ids.new_ids(len(batch), now), strict=True)
-        ]
+        def noted() -> Iterator[Call[R]]:
+            for call in calls:
+                tasks.append(call.task)
+                yield call
 
-    async def _send_batch(self, ready: list[tuple[int, NewJob]], batch: list[Call[R]], jobs: list[Job[R]]) -> None:
-        by_partition: dict[int, list[int]] = {}
-        for position, (partition, _) in enumerate(ready):
-            by_partition.setdefault(partition, []).append(position)
-        refused: dict[int, str] = {}
-        for partition, positions in by_partition.items():
-            found = await self._producers[partition].send_all([ready[position][1] for position in positions])
-            refused.update({positions[at]: job_id for at, job_id in found.items()})
-        for position, (_, new) in enumerate(ready):
-            existing = refused.get(position)
-            jobs.append(Job(self, existing or new.id, batch[position].task, created=existing is None))
-
-    def _new_job(self, call: Call[Any], now: int, job_id: str | None) -> tuple[int, NewJob]:
-        options, task = call.options, call.task
-        lane = self.settings.lane_number(options.lane or task.defaults.lane or self.settings.default_lane)
-        if options.job_id is not None:
-            job_id = ids.check_job_id(options.job_id)
-            partition = ids.partition_of(job_id, self.settings.partitions)
-        elif self.settings.partitions > 1:
-            partition = self._turn = (self._turn + 1) % self.settings.partitions
-            if options.unique:
-                partition = ids.partition_of(options.unique, self.settings.partitions)
-            job_id = ids.new_ids(1, now, f"~{partition}")[0]
-        else:
-            partition, job_id = 0, job_id or ids.new_ids(1, now)[0]
-        overrides = options.overrides
-        expires = now + round(options.expires * 1000) if options.expires is not None else 0
-        job = codec.frame(codec.Body(task.name, msgspec.Raw(call.encoded), now, expires, overrides))
-        if overrides is None:
-            return partition, NewJob(lane, job_id, job, None)
-        keys = self._stores[partition].keys
-        special = Special(
-            round(options.delay * 1000),
-            keys.result(job_id) if options.job_id is not None else "",
-            keys.unique(options.unique) if options.unique else "",
-            round(options.unique_ttl * 1000),
-        )
-        return partition, NewJob(lane, job_id, job, special)
+        sent = await self._sender.send_many(noted())
+        return [Job(self, job_id, task, created) for (job_id, created), task in zip(sent, tasks, strict=True)]
 
     # -- looking and steering -----------------------------------------------------------------------------
 
@@ -330,52 +258,16 @@ class Queue:
         return answer in ("cancelled", "running")
 
     async def ending(self, job_id: str, timeout: float | None) -> codec.Record | JobInfo:
-        """The record of a job that ended, or its dead letter; waits for it.
+        """The record a job ended with, or its dead letter; waits for it.
 
         Raises:
             JobNotFound, JobNotEnded: as `Job.result`.
         """
         try:
             async with asyncio.timeout(timeout):
-                return await self._await_ending(job_id)
+                return await self._waiter.ending(job_id, self.store(job_id), self.monitor(job_id))
         except TimeoutError:
             raise JobNotEnded(f"job {job_id} has not ended within {timeout:g} s; it goes on") from None
-
-    async def _await_ending(self, job_id: str) -> codec.Record | JobInfo:
-        store, listener = self.store(job_id), await self._open_listener()
-        told: asyncio.Queue[bytes] = asyncio.Queue()
-        channel = store.keys.ended + job_id
-        await listener.hear(channel, told.put_nowait)
-        try:
-            while (await store.watch([job_id]))[0]:
-                try:
-                    async with asyncio.timeout(LOOK_AGAIN_S):
-                        record = await told.get()
-                except TimeoutError:
-                    continue
-                if record:
-                    return codec.decode_record(record)
-        finally:
-            await listener.forget(channel, told.put_nowait)
-        return await self._ended(job_id)
-
-    async def _ended(self, job_id: str) -> codec.Record | JobInfo:
-        record = await self.link.command("GET", self.store(job_id).keys.result(job_id))
-        if record:
-            return codec.decode_record(record)
-        info = await self.monitor(job_id).look(job_id)
-        if info is None or info.state not in ("failed", "expired"):
-            raise JobNotFound(f"nothing is known of job {job_id}: it ended and no result is kept (any more)")
-        return info
-
-    async def _open_listener(self) -> Listener:
-        async with self._listening:
-            if self._listener is None:
-                link = self.link
-                listener = Listener(link.redis, link.url, self._stores[0].keys.ended)
-                await listener.open()
-                self._listener = listener
-        return self._listener
 
     async def pause(self, lane: str | None = None) -> None:
         """Have workers claim nothing more from a lane, or from any; what runs goes on."""

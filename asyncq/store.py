@@ -264,11 +264,11 @@ class Store:
     async def empty(self, lane: int) -> int:
         """Remove the jobs that wait in a lane or are scheduled for it; running ones stay."""
         keys, removed, seen = self.keys, 0, 0
+        waiting = [self.lane_keys[lane], keys.index, keys.scheduled, keys.parked]
         while seen >= 0:
             some, seen = await self.link.call(
                 "empty",
-                [self.lane_keys[lane], keys.index, keys.scheduled, keys.parked, keys.waiters]
-                + [keys.progress, keys.cancelled],
+                [*waiting, keys.waiters, keys.progress, keys.cancelled],
                 [BATCH, seen, keys.ended],
             )
             removed += some

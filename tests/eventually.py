@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar, overload
 
 import anyio
 
 T = TypeVar("T")
 
 
-async def eventually(look: Callable[[], T | Awaitable[T]], timeout: float = 5.0) -> T:
+@overload
+async def eventually(look: Callable[[], Awaitable[T | None]], timeout: float = ...) -> T: ...
+@overload
+async def eventually(look: Callable[[], T | None], timeout: float = ...) -> T: ...
+async def eventually(look: Callable[[], object], timeout: float = 5.0) -> object:
     """Call `look` again and again until it gives something truthy, and return that.
 
     Raises AssertionError with the last value seen once `timeout` seconds have passed. What `look` raises goes
@@ -21,7 +25,7 @@ async def eventually(look: Callable[[], T | Awaitable[T]], timeout: float = 5.0)
     deadline = time.monotonic() + timeout
     while True:
         seen = look()
-        value = cast(T, await seen if inspect.isawaitable(seen) else seen)
+        value: object = await seen if inspect.isawaitable(seen) else seen
         if value:
             return value
         if time.monotonic() > deadline:

@@ -64,9 +64,7 @@ async def push_special(
     batch = Push(len(store.lanes))
     for job_id in ids:
         result = store.keys.result(job_id) if chosen else ""
-        batch.add_special(
-            lane, job_id, job, delay_ms, result, store.keys.unique(unique) if unique else "", unique_ms
-        )
+        batch.add_special(lane, job_id, job, delay_ms, result, store.keys.unique(unique) if unique else "", unique_ms)
     return await store.enqueue(producer or secrets.token_hex(8), sequence, batch, now_ms())
 
 
@@ -118,9 +116,7 @@ async def outlive_lease(store: Store, *jobs: Delivery, consumer: str = "w1") -> 
     """Let these deliveries look as if nobody had renewed them for longer than `LEASE_MS`."""
     for job in jobs:
         lane = store.lane_keys[job.lane]
-        await store.link.command(
-            "XCLAIM", lane, GROUP, consumer, 0, job.entry, "IDLE", LEASE_MS * 2, "JUSTID"
-        )
+        await store.link.command("XCLAIM", lane, GROUP, consumer, 0, job.entry, "IDLE", LEASE_MS * 2, "JUSTID")
 
 
 async def reclaim(
@@ -207,7 +203,9 @@ async def amiss(store: Store) -> list[str]:
                 wrong += [f"pending in {name} but gone: {row[0]!r}" for row in pending if row[0] not in there]
     scheduled = await command("ZRANGE", keys.scheduled, 0, -1)
     places += [(job_id.decode(), "scheduled") for job_id in scheduled]
-    places += [(letter["id"].decode(), f"dead {entry.decode()}") for entry, letter in await letters(store) if letter["id"]]
+    places += [
+        (letter["id"].decode(), f"dead {entry.decode()}") for entry, letter in await letters(store) if letter["id"]
+    ]
     where = await index(store)
     seen: set[str] = set()
     for job_id, place in places:

@@ -170,6 +170,17 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert missing == []
 
 
+ENGINE_ONLY = {"ending", "monitor", "store"}
+"""Methods of `Queue` that handles, workers and tools use."""
+
+
+@pytest.mark.parametrize("what", [asyncq.Queue, asyncq.Task, asyncq.Job, asyncq.Worker])
+def test_every_method_is_named(what: type[Any]) -> None:
+    methods = {name for name, value in vars(what).items() if callable(value) and not name.startswith("_")}
+    missing = sorted(name for name in methods - ENGINE_ONLY if not re.search(rf"\.{name}\b", REFERENCE))
+    assert missing == []
+
+
 # -- how it works -------------------------------------------------------------------------------------------
 
 

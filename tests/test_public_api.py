@@ -58,11 +58,9 @@ REVEALED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def verdict(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What `mypy --strict` says of the snippet, line by line."""
-    place = tmp_path_factory.mktemp("typed")
-    (place / "snippet.py").write_text(SNIPPET)
+def mypy(code: str, place: Path) -> list[str]:
+    """What `mypy --strict` says of some code, line by line."""
+    (place / "snippet.py").write_text(code)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary"]
     done = subprocess.run(
         [*command, f"--cache-dir={place / 'cache'}", "--config-file=", "snippet.py"],
@@ -73,6 +71,16 @@ def verdict(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     )
     assert not done.stderr, done.stderr
     return [line for line in done.stdout.splitlines() if line.startswith("snippet.py:")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("typed")
+
+
+@pytest.fixture(scope="module")
+def verdict(place: Path) -> list[str]:
+    return mypy(SNIPPET, place)
 
 
 def line_of(text: str) -> int:
@@ -90,6 +98,13 @@ def test_wrong_arguments_are_type_errors_and_right_ones_are_not(verdict: list[st
     wrong = {int(line.split(":")[1]) for line in verdict if " error: " in line}
     first = line_of("async def wrong")
     assert wrong == set(range(first + 1, first + 6)), "\n".join(verdict)
+
+
+def test_the_example_of_the_readme_is_well_typed(place: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert code.startswith("# app.py\n")
+    assert mypy(code, place) == []
 
 
 def test_everything_public_is_there_sorted_and_documented() -> None:

@@ -114,7 +114,7 @@ def jobs(
     print_table(
         ["id", "state", "task", "lane", "attempt", "when", "worker", "about"],
         [
-            (info.id, info.state, info.task, info.lane, info.attempt, ago(_when(info)), info.worker, _about(info))
+            (info.id, info.state, info.task, info.lane, info.attempt, ago(_when(info)), _worker(info), _about(info))
             for info in found
         ],
     )
@@ -140,6 +140,11 @@ async def _of_state(queue: Queue, state: lifecycle.State, lane: str, task: str, 
 
 def _when(info: JobInfo) -> int | None:
     return info.ended_ms or info.due_ms or info.enqueued_ms
+
+
+def _worker(info: JobInfo) -> str:
+    """Its name. A running job is held by a consumer: the name and what makes it unique."""
+    return info.worker.rpartition(":")[0] if info.state == "running" else info.worker
 
 
 def _about(info: JobInfo) -> str:

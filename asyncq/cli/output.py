@@ -55,14 +55,14 @@ def note(text: str) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Rows under headers. The first column is never shortened, on a terminal the others may be."""
+    """Rows under headers. On a terminal the last column is shortened if need be, ids never."""
     cells = [[text(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         _print_aligned([[header.upper() for header in headers], *cells])
         return
     from rich.console import Console
 
-    Console().print(rich_table(headers, cells))
+    Console().print(rich_table(headers, cells), crop=False)
 
 
 def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -70,9 +70,9 @@ def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    longest = max([len(row[0]) for row in rows], default=0)
     for number, header in enumerate(headers):
-        table.add_column(header, no_wrap=True, overflow="ellipsis", min_width=0 if number else longest)
+        width = max([len(row[number]) for row in rows], default=0) if number < len(headers) - 1 else 0
+        table.add_column(header, no_wrap=True, overflow="ellipsis", min_width=max(width, len(header)))
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
     return table

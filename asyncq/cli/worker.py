@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import sys
 from typing import Annotated, Any
 
@@ -76,7 +77,7 @@ def worker(
     `asyncq worker stacks` is the same as `asyncq stacks`.
     """
     if app == "stacks":
-        orders.stacks(worker=(lanes or ["*"])[0], url=url)
+        orders.stacks(worker=(lanes or ["*"])[0], app=os.environ.get("ASYNCQ_APP"), url=url)
         return
     settings = from_environment(
         concurrency=concurrency,

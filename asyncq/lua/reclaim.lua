@@ -41,7 +41,7 @@ if found.err then
   return found
 end
 
-local back, buried = 0, 0
+local back, buried, where = 0, 0, {}
 for _, entry in ipairs(found[2]) do
   local old, fields = entry[1], entry[2]
   if redis.call('XACK', lane, 'workers', old) == 1 then
@@ -52,7 +52,8 @@ for _, entry in ipairs(found[2]) do
     local crashes = (known and tonumber(fields[6]) or 0) + 1
     if known and crashes < poison then
       local new = redis.call('XADD', lane, '*', 'id', id, 'job', job, 'crashes', crashes)
-      redis.call('HSET', index, id, name .. ' ' .. new)
+      where[#where + 1] = id
+      where[#where + 1] = name .. ' ' .. new
       back = back + 1
     else
       local reason, text = 'poison', 'its worker crashed or was lost ' .. crashes .. ' times while running it'
@@ -70,6 +71,7 @@ for _, entry in ipairs(found[2]) do
   end
 end
 
+if #where > 0 then redis.call('HSET', index, unpack(where)) end
 if back > 0 and rung == 0 then redis.call('LPUSH', bell, '1') end
 if back + buried > 0 then
   redis.call('HINCRBY', stats, 'crashed', back + buried)

@@ -14,18 +14,22 @@ local rung = redis.call('LLEN', bell)
 redis.call('HLEN', index)
 local name = string.match(lane, '}:lane:(.+)$')
 
-local back = 0
+local old, where = {}, {}
 for i = 1, #ARGV do
   local entry = redis.call('XRANGE', lane, ARGV[i], ARGV[i])[1]
   if redis.call('XACK', lane, 'workers', ARGV[i]) == 1 and entry then
-    redis.call('XDEL', lane, ARGV[i])
+    old[#old + 1] = ARGV[i]
     local fields = entry[2]
     local known = fields[1] == 'id' and fields[2] ~= '' and fields[3] == 'job' and fields[5] == 'crashes'
     if not known then fields = {'id', '', 'job', table.concat(fields, ' '), 'crashes', '0'} end
     local new = redis.call('XADD', lane, '*', unpack(fields, 1, 6))
-    if known then redis.call('HSET', index, fields[2], name .. ' ' .. new) end
-    back = back + 1
+    if known then
+      where[#where + 1] = fields[2]
+      where[#where + 1] = name .. ' ' .. new
+    end
   end
 end
-if back > 0 and rung == 0 then redis.call('LPUSH', bell, '1') end
-return back
+if #old > 0 then redis.call('XDEL', lane, unpack(old)) end
+if #where > 0 then redis.call('HSET', index, unpack(where)) end
+if #old > 0 and rung == 0 then redis.call('LPUSH', bell, '1') end
+return #old

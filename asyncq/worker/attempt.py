@@ -147,7 +147,7 @@ async def call(delivery: Delivery) -> Outcome | None:
     runner: Runner = delivery.runner  # type: ignore[assignment]
     running_job.set(delivery)
     try:
-        if delivery.soft_deadline_s == math.inf or not runner.interruptible:
+        if delivery.soft_timeout_s == math.inf or not runner.interruptible:
             value = await runner.invoke(*delivery.args, **delivery.kwargs)
         else:
             value = await Interruptible(delivery, runner.invoke(*delivery.args, **delivery.kwargs))

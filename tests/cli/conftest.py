@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -58,6 +58,7 @@ async def gate(path: str) -> int:
 
 @queue.task()
 def think(path: str) -> None:
+    open(path + ".thinking", "w").close()
     while not os.path.exists(path):
         threading.Event().wait(0.01)
 
@@ -87,7 +88,10 @@ class Said:
 
 @dataclass
 class App:
-    """The application under test: module `module`, in `place`, the working directory."""
+    """The application under test: module `module`, in `place`, the working directory.
+
+    `code` is a second copy of it: commands that run in this process import their own, in a loop of their own.
+    """
 
     module: str
     place: Path
@@ -133,20 +137,27 @@ async def app(
     write_app(tmp_path, module, name, server.url, partitions)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = App(module, tmp_path, importlib.import_module(module))
+    spec = importlib.util.spec_from_file_location(f"copy_of_{module}", tmp_path / f"{module}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    code = importlib.util.module_from_spec(spec)
+    sys.modules[code.__name__] = code
+    spec.loader.exec_module(code)
+    found = App(module, tmp_path, code)
     async with found.queue:
         yield found
-    del sys.modules[module]
+    for copy in (module, code.__name__):
+        sys.modules.pop(copy, None)
 
 
 @pytest.fixture
 def cli(server: TestServer, name: str) -> Cli:
     """Runs a command: `await cli("jobs", "--state=dead")`. The queue is named for commands that look at one."""
 
-    async def call(*words: str, input: str = "", queue: bool = True) -> Said:
+    async def call(*words: str, answer: str = "", queue: bool = True) -> Said:
         where = [f"--queue={name}", f"--url={server.url}"] if queue else []
         run = CliRunner().invoke
-        result = await anyio.to_thread.run_sync(lambda: run(commands, [*words, *where], input=input))
+        result = await anyio.to_thread.run_sync(lambda: run(commands, [*words, *where], input=answer))
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Said(result.exit_code, result.stdout, result.stderr)

@@ -198,6 +198,7 @@ async def test_sigusr2_logs_where_jobs_stand(app: App, start: Start) -> None:
     worker = start("worker", app.path, "--grace=0")
     for job in jobs:
         await state(app.queue, job.id, "running")
+    await eventually((app.place / "open.thinking").exists)
     worker.send("SIGUSR2")
     await worker.logs("in think")
     assert "await asyncio.sleep(0.01)" in worker.log

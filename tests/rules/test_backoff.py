@@ -65,7 +65,8 @@ def test_waits_never_get_shorter_and_reach_the_maximum(base: float, factor: floa
 
 
 @pytest.mark.parametrize(
-    ("settings", "limit"), [({}, 3), ({"attempts": 1}, 1), ({"delays": (1, 2)}, 3), ({"delays": (1, 2), "attempts": 9}, 9)]
+    ("settings", "limit"),
+    [({}, 3), ({"attempts": 1}, 1), ({"delays": (1, 2)}, 3), ({"delays": (1, 2), "attempts": 9}, 9)],
 )
 def test_runs_in_all(settings: dict[str, Any], limit: int) -> None:
     assert Retry(**settings).limit == limit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -133,14 +134,16 @@ def test_a_variable_that_cannot_be_used_is_named(variable: str, text: str) -> No
 @pytest.mark.parametrize("name", ["delay", "expires", "result_ttl", "timeout", "soft_timeout", "unique_ttl"])
 @pytest.mark.parametrize("value", [-1, math.inf, -math.inf, math.nan, 1e300])
 def test_a_call_takes_no_time_that_cannot_be(name: str, value: float) -> None:
+    options: dict[str, Any] = {name: value}
     with pytest.raises(ConfigError, match=name):
-        CallOptions(**{name: value})
+        CallOptions(**options)
 
 
 @pytest.mark.parametrize("name", ["timeout", "soft_timeout", "unique_ttl"])
 def test_no_time_at_all_is_too_short(name: str) -> None:
+    options: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigError, match=name):
-        CallOptions(**{name: 0})
+        CallOptions(**options)
 
 
 def test_tags_are_words() -> None:
@@ -173,7 +176,5 @@ def test_later_is_not_never(delay: float) -> None:
 
 
 def test_a_signal_survives_a_copy() -> None:
-    import copy
-
     twin = copy.copy(RetryLater(2.5, "busy"))
     assert (twin.delay, twin.reason, str(twin)) == (2.5, "busy", "busy")

@@ -60,7 +60,9 @@ def test_chosen_ids(job_id: str) -> None:
     assert check_job_id(job_id) == job_id
 
 
-@pytest.mark.parametrize("job_id", ["", " ", "a b", "a\n", "a~1", "-a", ".a", ":a", "é", "a\0", "x" * 129, "a{b}", "a*"])
+@pytest.mark.parametrize(
+    "job_id", ["", " ", "a b", "a\n", "a~1", "-a", ".a", ":a", "é", "a\0", "x" * 129, "a{b}", "a*"]
+)
 def test_ids_that_cannot_be_chosen(job_id: str) -> None:
     with pytest.raises(ConfigError, match="cannot be used"):
         check_job_id(job_id)

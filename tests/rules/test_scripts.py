@@ -74,7 +74,9 @@ def test_every_file_is_a_script_that_is_known_and_matches() -> None:
 
 
 def test_every_script_is_a_method_of_the_store() -> None:
-    assert {name for name in scripts.NAMES if not hasattr(Store, name)} == {"look"}, "look is the monitor's: it writes nothing"
+    assert {name for name in scripts.NAMES if not hasattr(Store, name)} == {"look"}, (
+        "look is the monitor's: it writes nothing"
+    )
 
 
 @pytest.mark.parametrize("name", scripts.NAMES)

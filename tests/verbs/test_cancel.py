@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
@@ -24,8 +26,6 @@ from tests.jobs import (
     stats,
     succeed,
 )
-
-
 
 
 async def test_a_queued_job_will_not_run(store: Store) -> None:
@@ -134,19 +134,15 @@ async def test_a_lane_we_do_not_know_is_an_error_and_the_job_stays(store: Store)
 
 
 @pytest.mark.parametrize("where", ["queued", "scheduled", "running"])
-@pytest.mark.parametrize(
-    "kind", ["index", "scheduled", "parked", "waiters", "stats", "cancelled", "progress", "lane"]
-)
-async def test_a_key_of_another_type_is_refused_before_anything_is_written(
-    store: Store, kind: str, where: str
-) -> None:
+@pytest.mark.parametrize("kind", ["index", "scheduled", "parked", "waiters", "stats", "cancelled", "progress", "lane"])
+async def test_a_key_of_another_type_is_refused_before_anything_is_written(store: Store, kind: str, where: str) -> None:
     if where == "scheduled":
         await push_special(store, "a", delay_ms=60_000)
     else:
         await push(store, "a")
     held = await claim(store) if where == "running" else []
     stats_keys = [key for key in await keys_of(store) if b":stats:" in key]
-    key = {"stats": stats_keys[0], "lane": store.lane_keys[DEFAULT]}.get(kind) or getattr(store.keys, kind)
+    key: Any = {"stats": stats_keys[0], "lane": store.lane_keys[DEFAULT]}.get(kind) or getattr(store.keys, kind)
     kept = await store.link.command("DUMP", key)
     if kind == "lane" and where == "scheduled":
         kept = None  # A scheduled job's lane is not looked at.

@@ -229,9 +229,7 @@ async def test_the_bell_stays_silent_when_nothing_is_accepted(store: Store) -> N
 # -- nothing half-written -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "kind", ["producer", "index", "scheduled", "parked", "bell", "stats", "lane", "unique"]
-)
+@pytest.mark.parametrize("kind", ["producer", "index", "scheduled", "parked", "bell", "stats", "lane", "unique"])
 async def test_a_key_of_another_type_is_refused_before_anything_is_written(store: Store, kind: str) -> None:
     now = now_ms()
     key = {

@@ -256,7 +256,7 @@ async def test_an_ending_is_published_to_who_awaits_it_and_to_nobody_else(store:
         await succeed(store, unwatched)
         await retry(store, later, delay_ms=60_000)
         await bury(store, dies)
-        heard = []
+        heard: list[tuple[str, bytes]] = []
         while len(heard) < 2:
             message = await ears.get_message(timeout=5)
             heard.append((message["channel"].decode().removeprefix(store.keys.ended), message["data"]))

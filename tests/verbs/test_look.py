@@ -27,9 +27,7 @@ from tests.jobs import (
 )
 
 JOB = codec.frame(codec.Body("add", msgspec.Raw(codec.encode([1, 2])), 1_700_000_000_000))
-RECORD = codec.encode(
-    codec.Record("succeeded", "add", msgspec.Raw(b"\x03"), "", 1, 1_700_000_000_000, 2, 3, "w1")
-)
+RECORD = codec.encode(codec.Record("succeeded", "add", msgspec.Raw(b"\x03"), "", 1, 1_700_000_000_000, 2, 3, "w1"))
 
 
 async def look(store: Store, job_id: str = "a") -> JobInfo | None:

@@ -129,7 +129,9 @@ async def test_two_reclaimers_take_each_job_once(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [["hello", "world"], ["id", "", "job", "x", "crashes", "0"], ["k" * 9] * 20_000], ids=["", "no id", "long"]
+    "fields",
+    [["hello", "world"], ["id", "", "job", "x", "crashes", "0"], ["k" * 9] * 20_000],
+    ids=["", "no id", "long"],
 )
 async def test_a_foreign_entry_is_buried_as_undecodable(store: Store, fields: list[str]) -> None:
     await store.link.command("XADD", store.lane_keys[DEFAULT], "*", *fields)

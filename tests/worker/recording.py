@@ -29,7 +29,7 @@ def queue_of(server: TestServer, name: str, **settings: Any) -> Queue:
 async def consumers(redis: Redis, name: str, lane: str = "default") -> list[str]:
     """Who the consumer group of a lane knows."""
     rows = await redis.execute_command("XINFO", "CONSUMERS", Keys(name).lane(lane), GROUP)
-    return [dict(row)[b"name"].decode() if isinstance(row, dict) else row["name"].decode() for row in rows]
+    return [dict(zip(row[::2], row[1::2], strict=True))[b"name"].decode() for row in rows]
 
 
 async def letters(redis: Redis, name: str) -> list[dict[str, str]]:

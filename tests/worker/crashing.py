@@ -1,0 +1,42 @@
+"""A worker process for tests to kill: `python -m tests.worker.crashing <url> <queue> <visibility timeout> [lanes]`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from asyncq import Queue, Worker
+from tests.eventually import eventually
+
+LANES = ("default", "other")
+queue = Queue("x")
+if __name__ == "__main__":
+    queue = Queue(sys.argv[2], url=sys.argv[1], lanes=LANES, visibility_timeout=float(sys.argv[3]))
+
+
+def note(folder: str, what: str) -> None:
+    """One line in a file that all runs of a test share."""
+    with open(Path(folder) / "runs", "a") as file:
+        file.write(what + "\n")
+
+
+@queue.task()
+async def hold(folder: str, until: str) -> str:
+    """Run until a file is there."""
+    note(folder, f"begun {os.getpid()}")
+    await eventually((Path(folder) / until).exists, 60)
+    note(folder, f"ended {os.getpid()}")
+    return "held"
+
+
+@queue.task()
+async def die(folder: str) -> None:
+    """Take the whole process down."""
+    note(folder, f"begun {os.getpid()}")
+    os._exit(17)
+
+
+if __name__ == "__main__":
+    asyncio.run(Worker(queue, concurrency=4, grace=0.0, lanes=tuple(sys.argv[4:])).run())
