@@ -250,10 +250,12 @@ class Queue:
 
     async def cancel(self, job_id: str) -> bool:
         """See `Job.cancel`."""
-        now = now_ms()
-        record = codec.encode(
-            codec.Record("cancelled", "", msgspec.Raw(b"\xc0"), "cancelled", 0, ids.made_ms(job_id) or 0, 0, now, "")
-        )
+        now, info = now_ms(), await self.monitor(job_id).look(job_id)
+        if info is None:
+            return False
+        made_ms = info.enqueued_ms or 0
+        nothing = msgspec.Raw(codec.encode(None))
+        record = codec.encode(codec.Record("cancelled", info.task, nothing, "cancelled", 0, made_ms, 0, now, ""))
         answer = await self.store(job_id).cancel(job_id, record, round(self.settings.result_ttl * 1000), now)
         return answer in ("cancelled", "running")
 

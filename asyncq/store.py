@@ -169,11 +169,11 @@ class Store:
         held: list[bytes] = await self.link.call("renew", [self.lane_keys[lane]], [consumer, *entries])
         return held
 
-    async def finish(self, endings: Endings, now_ms: int) -> list[bytes]:
-        """Record endings; returns the entries that were no longer ours, for which nothing was done."""
+    async def finish(self, endings: Endings, now_ms: int) -> list[tuple[int, bytes]]:
+        """Record endings; returns those no longer ours, as (lane, entry): nothing was done about them."""
         keys = [*self._finish_keys, self.keys.stats(now_ms), *self._finish_more, *endings.keys]
-        stale: list[bytes] = await self.link.call("finish", keys, [self.keys.ended, *endings.args()])
-        return stale
+        stale = await self.link.call("finish", keys, [self.keys.ended, *endings.args()])
+        return [(int(stale[i]) - 9, stale[i + 1]) for i in range(0, len(stale), 2)]
 
     async def reclaim(
         self, lane: int, consumer: str, lease_ms: int, cursor: bytes, max_crashes: int, now_ms: int, count: int = 100

@@ -88,7 +88,7 @@ async def succeed(store: Store, *jobs: Delivery, record: bytes = b"done", ttl_ms
     for job in jobs:
         key = store.keys.result(job.id) if ttl_ms else ""
         endings.end(job.lane, job.entry, job.id.encode(), "succeeded", record, key, ttl_ms)
-    return await store.finish(endings, now_ms())
+    return [entry for _, entry in await store.finish(endings, now_ms())]
 
 
 async def retry(store: Store, *jobs: Delivery, job: bytes = b"again", delay_ms: int = 0) -> list[bytes]:
@@ -96,7 +96,7 @@ async def retry(store: Store, *jobs: Delivery, job: bytes = b"again", delay_ms: 
     endings = Endings(len(store.lanes))
     for one in jobs:
         endings.retry(one.lane, one.entry, one.id.encode(), job, delay_ms, str(one.crashes).encode())
-    return await store.finish(endings, now_ms())
+    return [entry for _, entry in await store.finish(endings, now_ms())]
 
 
 async def bury(store: Store, *jobs: Delivery, reason: str = "failed", error: str = "ValueError: no") -> list[bytes]:
@@ -105,7 +105,7 @@ async def bury(store: Store, *jobs: Delivery, reason: str = "failed", error: str
     for job in jobs:
         crashes = str(job.crashes).encode()
         endings.bury(job.lane, job.entry, job.id.encode(), job.job, reason, error, "Traceback", 1, crashes, "w1")
-    return await store.finish(endings, now_ms())
+    return [entry for _, entry in await store.finish(endings, now_ms())]
 
 
 async def cancel(store: Store, job_id: str, ttl_ms: int = 60_000) -> str:

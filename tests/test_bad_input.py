@@ -318,7 +318,7 @@ async def test_wrong_arguments_are_refused_before_anything_is_sent(queue: Queue,
             lambda: task.enqueue(7, "\ud800"),
             lambda: task.enqueue(object()),  # type: ignore[arg-type]
         ):
-            with pytest.raises(ArgumentError, match="^task: "):
+            with pytest.raises(ArgumentError, match=r"^task: "):
                 await wrong()  # type: ignore[no-untyped-call]
     assert await size(redis, queue.name) == NOTHING
 
@@ -418,7 +418,7 @@ async def test_no_server_and_a_wrong_password_are_told_apart(launch: Launch) -> 
     async with Queue("q", url=server.tcp_url) as queue:
         await (await good_task(queue).enqueue()).cancel()
     server.stop()
-    with pytest.raises(ServerUnavailable, match="does not answer: .* Is the server running"):
+    with pytest.raises(ServerUnavailable, match=r"does not answer: .* Is the server running"):
         async with Queue("q", url=server.tcp_url):
             pass
     with pytest.raises(ServerUnavailable, match="does not answer"):
@@ -505,7 +505,9 @@ def test_annotations_that_cannot_cross_are_refused_when_the_task_is_declared(que
     def result() -> Opaque | int:
         return 1
 
-    def unreadable(value: "NoSuchType") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
+    def unreadable(value: NoSuchType) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    def unreadable_within(value: list["NoSuchType"]) -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
 
     def two_structs(value: Checked | Nested) -> None: ...
 
@@ -513,6 +515,7 @@ def test_annotations_that_cannot_cross_are_refused_when_the_task_is_declared(que
         (argument, "Arguments cross as msgpack: use what msgspec knows"),
         (result, "its result cannot cross as msgpack"),
         (unreadable, "its signature cannot be read: name 'NoSuchType' is not defined"),
+        (unreadable_within, "name 'NoSuchType' is not defined"),
         (two_structs, "Arguments cross as msgpack"),
     ):
         with pytest.raises(TaskError, match=says):

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -226,12 +227,20 @@ def test_every_part_of_the_worker_is_in_the_cast() -> None:
     assert set(first_words(section(HOW, "## The worker"))) == files
 
 
-def test_every_module_is_in_the_layers() -> None:
-    picture = section(HOW, "## Layers").split("```")[1]
+def test_every_module_is_in_the_layers_in_the_order_that_is_enforced() -> None:
+    picture = section(HOW, "## Layers").split("```")[1].splitlines()
+    line_of = {
+        name: number
+        for number, line in enumerate(picture)
+        for name in re.findall(r"[a-z]+", re.split(r" {3,}", line[2:])[0])
+    }
     modules = {path.stem for path in (ROOT / "asyncq").iterdir() if path.suffix == ".py" or path.is_dir()}
-    modules -= {"__init__", "__main__", "__pycache__", "py"}
-    missing = sorted(name for name in modules if not re.search(rf"\b{name}\b", picture))
-    assert missing == []
+    modules -= {"__init__", "__main__", "__pycache__"}
+    assert sorted(modules - line_of.keys()) == []
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = (contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers")
+    enforced = [line_of[name] for layer in layers for name in layer.replace("(", "").replace(")", "").split(" : ")]
+    assert enforced == sorted(enforced)
 
 
 # -- guarantees ---------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from asyncq import (
     JobNotEnded,
     JobNotFound,
     Queue,
+    waiter,
 )
-from asyncq import waiter
 from tests.conftest import Launch, connect
 from tests.eventually import eventually
 from tests.servers import TestServer

@@ -18,7 +18,7 @@ ARGV   1 prefix of the channels on which endings are told
            for each uniqueness key held by one of these, two: number of the key, id
            (lane is a number in KEYS)
 
-RETURNS     the entry ids we no longer held; nothing was done about them
+RETURNS     lane and entry id of each delivery we no longer held; nothing was done about it
 INVARIANTS  the acknowledgement is the commit token: a job that was reclaimed lives under a new entry id,
             so a stale worker can neither finish, retry nor bury it; each delivery commits at most once.
             XACK comes first, so endings are recorded even when the server is out of memory
@@ -88,6 +88,7 @@ local function ours(i)
     left[ARGV[i + 1]] = nil
     return true
   end
+  lost[#lost + 1] = ARGV[i]
   lost[#lost + 1] = ARGV[i + 1]
   elsewhere[ARGV[i + 2]] = true
   return false

@@ -105,6 +105,8 @@ async def _through(middleware: Middleware, inner: Callable[..., Awaitable[Any]],
 def open_delivery(delivery: Delivery, runners: Mapping[str, Runner], now_s: float) -> Outcome | None:
     """Make a delivery ready to run, or say why it cannot. Reads nothing but its bytes; raises nothing."""
     version, delivery.attempt, delivery.deferrals = codec.frame_head(delivery.job)
+    if not (delivery.crashes.isdigit() and delivery.id.isascii()):
+        return Undecodable("an entry that asyncq did not write")
     if version != codec.VERSION:
         if not version or not delivery.id:
             return Undecodable(f"these {len(delivery.job)} bytes are not a job")
@@ -187,8 +189,11 @@ def stopped_or_raised(delivery: Delivery, error: BaseException) -> Outcome | Non
 
 def _traceback(error: BaseException) -> str:
     """The traceback from the user's code on, shortened in the middle if it is very long."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
     try:
-        text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(type(error), error, frames))
     except BaseException:  # an exception whose own __str__ or __cause__ is broken
         text = f"{type(error).__name__} (its traceback cannot be shown)"
     if len(text) > TRACEBACK_CHARACTERS:

@@ -124,7 +124,7 @@ class Finisher:
         stale = set(await source.store.finish(endings, now))
         for delivery, ending in items:
             source.held[delivery.lane].pop(delivery.entry, None)
-            if stale and delivery.entry in stale:
+            if stale and (delivery.lane, delivery.entry) in stale:
                 self.stale += 1
                 log.warning("%r had been taken back before it ended here; its outcome does not count", delivery)
                 continue

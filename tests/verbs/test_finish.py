@@ -185,7 +185,7 @@ async def test_a_finish_that_is_repeated_records_nothing_twice(store: Store) -> 
     now = now_ms()
     assert await store.finish(endings, now) == []
     before = await snapshot(store)
-    assert await store.finish(endings, now) == [a.entry, b.entry, c.entry]
+    assert await store.finish(endings, now) == [(DEFAULT, one.entry) for one in (a, b, c)]
     assert await snapshot(store) == before
 
 
@@ -216,7 +216,7 @@ async def test_two_different_endings_of_one_delivery_in_a_batch_record_one(store
     endings.end(job.lane, job.entry, b"a", "succeeded", b"v", store.keys.result("a"), 60_000)
     endings.retry(job.lane, job.entry, b"a", job.job, 0, b"0")
     endings.bury(job.lane, job.entry, b"a", job.job, "failed", "", "", 1, b"0", "w1")
-    assert await store.finish(endings, now_ms()) == [job.entry, job.entry]
+    assert await store.finish(endings, now_ms()) == [(DEFAULT, job.entry)] * 2
     assert await index(store) == {}
     assert await letters(store) == []
 
@@ -230,7 +230,10 @@ async def test_same_entry_ids_in_two_lanes_are_two_deliveries(store: Store) -> N
     assert high.entry == low.entry
     await outlive_lease(store, high)
     await reclaim(store, HIGH)
-    assert await succeed(store, high, low) == [high.entry]
+    endings = Endings(len(store.lanes))
+    for job in (high, low):
+        endings.end(job.lane, job.entry, job.id.encode(), "succeeded", b"", "", 0)
+    assert await store.finish(endings, now_ms()) == [(HIGH, high.entry)]
     assert sorted(await index(store)) == ["j0"]
 
 
@@ -310,7 +313,7 @@ async def free(store: Store, job: Delivery, unique: str) -> list[bytes]:
     endings = Endings(len(store.lanes))
     endings.end(job.lane, job.entry, job.id.encode(), "succeeded", b"", "", 0)
     endings.free(store.keys.unique(unique), job.id.encode())
-    return await store.finish(endings, now_ms())
+    return [entry for _, entry in await store.finish(endings, now_ms())]
 
 
 async def test_an_ended_job_gives_up_its_uniqueness_key(store: Store) -> None:

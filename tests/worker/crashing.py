@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from asyncq import Queue, Worker
+from asyncq.worker.supervisor import on_signals
 from tests.eventually import eventually
 
 LANES = ("default", "other")
@@ -38,5 +39,11 @@ async def die(folder: str) -> None:
     os._exit(17)
 
 
+async def main() -> None:
+    worker = Worker(queue, concurrency=4, grace=0.0, lanes=tuple(sys.argv[4:]))
+    with on_signals({"SIGTERM": worker.stop}):
+        await worker.run()
+
+
 if __name__ == "__main__":
-    asyncio.run(Worker(queue, concurrency=4, grace=0.0, lanes=tuple(sys.argv[4:])).run())
+    asyncio.run(main())
