@@ -12,9 +12,11 @@ So a worker can count and put off a job whose body it cannot read.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from asyncq.clock import LONGEST_S
 
 __all__ = [
     "FRESH",
@@ -38,12 +40,16 @@ HEAD = 4
 MAX_DEFERRALS = 255
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST_S)]
+"""A time that no worker chokes on, whoever wrote the job."""
+
+
 class Overrides(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one enqueue changed of its task's options; seconds. None: as the task says."""
 
-    timeout: float | None = None
-    soft_timeout: float | None = None
-    result_ttl: float | None = None
+    timeout: Seconds | None = None
+    soft_timeout: Seconds | None = None
+    result_ttl: Seconds | None = None
     unique: str | None = None
     tags: tuple[str, ...] | None = None
 

@@ -23,6 +23,7 @@ PATTERNS = {
     "waiters": "aq:{queue}:waiters",
     "progress": "aq:{queue}:progress",
     "cancelled": "aq:{queue}:cancelled",
+    "trials": "aq:{queue}:trials",
     "workers": "aq:{queue}:workers",
     "stats": "aq:{queue}:stats:<minute>",
     "paused": "aq:{queue}:paused",
@@ -46,6 +47,7 @@ class Keys:
         "progress",
         "reported",
         "scheduled",
+        "trials",
         "waiters",
         "workers",
     )
@@ -61,6 +63,7 @@ class Keys:
         self.waiters = prefix + "waiters"
         self.progress = prefix + "progress"
         self.cancelled = prefix + "cancelled"
+        self.trials = prefix + "trials"
         self.workers = prefix + "workers"
         self.paused = prefix + "paused"
         self.ended = prefix + "ended:"  # channel per awaited job

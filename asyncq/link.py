@@ -38,6 +38,7 @@ class Link:
         self._waiting: set[Wire] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._next_s = math.inf
+        self._interrupts = 0
         self._closed = False
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[Any], timeout_s: float | None = None) -> Any:
@@ -75,6 +76,7 @@ class Link:
 
     def interrupt(self) -> None:
         """End every `wait_for` now. What it was about to return is lost."""
+        self._interrupts += 1
         for wire in tuple(self._waiting):
             wire.fail(Interrupted())
 
@@ -91,7 +93,11 @@ class Link:
         await self.redis.aclose()
 
     async def _exchange(self, words: tuple[Any, ...], timeout_s: float, among: set[Wire] | None = None) -> Any:
+        interrupts = self._interrupts
         wire = await self._take()
+        if among is not None and interrupts != self._interrupts:  # While we connected; nothing was sent.
+            self._idle.append(wire)
+            raise Interrupted
         wire.deadline_s = monotonic_s() + timeout_s
         busy = self._busy if among is None else among
         busy.add(wire)

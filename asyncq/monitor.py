@@ -91,7 +91,7 @@ class Monitor:
     def dead_letter(self, entry: bytes, fields: Sequence[bytes]) -> JobInfo:
         """A job by its dead letter."""
         letter = dict(zip(fields[::2], fields[1::2], strict=True))
-        info = self._live(letter[b"id"].decode(), letter[b"lane"], letter[b"crashes"], letter[b"job"])
+        info = self._live(letter[b"id"].decode(errors="replace"), letter[b"lane"], letter[b"crashes"], letter[b"job"])
         info.reason = letter[b"reason"].decode()
         info.state = lifecycle.state_of_dead(info.reason)
         info.error = letter[b"error"].decode(errors="replace")
@@ -108,7 +108,7 @@ class Monitor:
             queue=self.queue,
             state="queued",
             lane=lane.decode(),
-            crashes=int(crashes or 0),
+            crashes=int(crashes) if crashes.isdigit() else 0,
             attempt=attempt,
             enqueued_ms=ids.made_ms(job_id),
         )
@@ -119,7 +119,7 @@ class Monitor:
                 info.expires_ms = body.expires_ms or None
                 info.args = codec.decode_any(body.args)
                 info.tags = (body.overrides.tags if body.overrides else None) or ()
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass  # A job whose bytes cannot be read is shown with what its entry says.
         return info
 
@@ -228,7 +228,7 @@ class Monitor:
                         seen += 1
                         try:
                             yield self.ended(key.decode().removeprefix(prefix), record)
-                        except (msgspec.DecodeError, UnicodeDecodeError):
+                        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                             continue  # Written by a newer asyncq.
             if cursor == b"0" or seen >= MOST_LOOKED_AT:
                 return

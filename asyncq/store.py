@@ -25,6 +25,10 @@ REMEMBER_PRODUCER_S = 3600
 """How long a producer's last push is known; far longer than it tries to repeat one."""
 
 
+LANES_OF_FINISH = 10
+"""Where the lanes begin among the KEYS of `finish`."""
+
+
 class Push:
     """Jobs on their way to a partition, in order."""
 
@@ -71,7 +75,7 @@ class Endings:
     __slots__ = ("_dead", "_ended", "_first", "_retried", "_uniques", "count", "keys")
 
     def __init__(self, lanes: int) -> None:
-        self._first = 9 + lanes
+        self._first = LANES_OF_FINISH + lanes
         self._ended: list[Any] = []
         self._retried: list[Any] = []
         self._dead: list[Any] = []
@@ -85,12 +89,12 @@ class Endings:
         if key:
             number = self._first + len(self.keys)
             self.keys.append(key)
-        self._ended += (9 + lane, entry, job_id, state, record, number, ttl_ms)
+        self._ended += (LANES_OF_FINISH + lane, entry, job_id, state, record, number, ttl_ms)
         self.count += 1
 
     def retry(self, lane: int, entry: bytes, job_id: bytes, job: bytes, delay_ms: int, crashes: bytes) -> None:
         """To run again after a delay, as `job` with its counters advanced."""
-        self._retried += (9 + lane, entry, job_id, job, delay_ms, crashes)
+        self._retried += (LANES_OF_FINISH + lane, entry, job_id, job, delay_ms, crashes)
         self.count += 1
 
     def bury(
@@ -107,7 +111,7 @@ class Endings:
         worker: str,
     ) -> None:
         """To the dead letters."""
-        self._dead += (9 + lane, entry, job_id, job, reason, error, traceback, attempts, crashes, worker)
+        self._dead += (LANES_OF_FINISH + lane, entry, job_id, job, reason, error, traceback, attempts, crashes, worker)
         self.count += 1
 
     def free(self, key: str, job_id: bytes) -> None:
@@ -140,7 +144,7 @@ class Store:
         self.lane_keys = [keys.lane(name) for name in lanes]
         self._claim_keys = [keys.paused, keys.bell, keys.scheduled]
         self._finish_keys = [keys.index, keys.scheduled, keys.parked, keys.dead]
-        self._finish_more = [keys.waiters, keys.progress, keys.cancelled, *self.lane_keys]
+        self._finish_more = [keys.waiters, keys.progress, keys.cancelled, keys.trials, *self.lane_keys]
 
     # -- the nine verbs ---------------------------------------------------------------------------------
 
@@ -173,7 +177,7 @@ class Store:
         """Record endings; returns those no longer ours, as (lane, entry): nothing was done about them."""
         keys = [*self._finish_keys, self.keys.stats(now_ms), *self._finish_more, *endings.keys]
         stale = await self.link.call("finish", keys, [self.keys.ended, *endings.args()])
-        return [(int(stale[i]) - 9, stale[i + 1]) for i in range(0, len(stale), 2)]
+        return [(int(stale[i]) - LANES_OF_FINISH, stale[i + 1]) for i in range(0, len(stale), 2)]
 
     async def reclaim(
         self, lane: int, consumer: str, lease_ms: int, cursor: bytes, max_crashes: int, now_ms: int, count: int = 100
@@ -191,6 +195,7 @@ class Store:
                 keys.waiters,
                 keys.progress,
                 keys.cancelled,
+                keys.trials,
             ],
             [consumer, lease_ms, cursor, count, max_crashes, keys.ended],
         )
@@ -200,7 +205,7 @@ class Store:
         """Hand back deliveries that will not run; returns how many were still ours."""
         back = 0
         for first in range(0, len(entries), BATCH):
-            keys = [self.lane_keys[lane], self.keys.index, self.keys.bell]
+            keys = [self.lane_keys[lane], self.keys.index, self.keys.bell, self.keys.trials]
             back += await self.link.call("release", keys, entries[first : first + BATCH])
         return back
 
@@ -254,6 +259,10 @@ class Store:
         words = [word for pair in progress for word in pair]
         live: int = await self.link.call("report", [self.keys.index, self.keys.progress], [self.keys.reported, *words])
         return live
+
+    async def begin_trial(self, job_id: bytes) -> None:
+        """Note that this job is about to run alone: if its worker is lost now, the job itself is to blame."""
+        await self.link.command("SADD", self.keys.trials, job_id)
 
     async def purge(self, letters: Iterable[tuple[bytes, str]]) -> int:
         """Forget dead letters (entry, id) for good."""

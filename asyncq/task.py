@@ -134,7 +134,7 @@ class Arguments:
                 f"{name}()", _fields(self._signature), array_like=True, forbid_unknown_fields=True, gc=False
             )
             self._decode = msgspec.msgpack.Decoder(self._struct).decode
-        except TypeError as error:
+        except (TypeError, NameError) as error:
             raise TaskError(
                 f"task {name}: {error}. Arguments cross as msgpack: use what msgspec knows "
                 "(int, str, list, dict, dataclass, Struct, datetime, UUID, Decimal, Enum, ...)"
@@ -241,7 +241,7 @@ class Task(Generic[P, R]):
             returns = inspect.signature(function, eval_str=True).return_annotation
             known = returns is not inspect.Signature.empty
             self.decode_value = msgspec.msgpack.Decoder(returns if known else Any).decode
-        except TypeError as error:
+        except (TypeError, NameError) as error:
             raise TaskError(f"task {name}: its result cannot cross as msgpack: {error}") from error
 
     def __repr__(self) -> str:

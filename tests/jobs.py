@@ -222,6 +222,7 @@ async def amiss(store: Store) -> list[str]:
     for about, words in (
         ("waiters", await command("SMEMBERS", keys.waiters)),
         ("cancelled", await command("SMEMBERS", keys.cancelled)),
+        ("trials", await command("SMEMBERS", keys.trials)),
         ("progress", await command("HKEYS", keys.progress)),
     ):
         wrong += [f"{about} remembers {word!r}, which is not live" for word in words if word.decode() not in live]

@@ -273,7 +273,7 @@ async def test_options_that_no_producer_of_ours_would_send_do_no_harm(
     good = good_task(queue)
     body = codec.Body("good", msgspec.Raw(b"\x90"), 1, 0, codec.Overrides(**overrides))
     async with queue, queue.worker(concurrency=1) as worker:
-        entry = {"id": "odd", "job": codec.frame(body), "crashes": "0"}
+        entry: Any = {"id": "odd", "job": codec.frame(body), "crashes": "0"}
         await redis.xadd(Keys(queue.name).lane("default"), entry)
         assert await (await good.enqueue()).result(PROMPTLY) == "well"
         await eventually(lambda: worker.running == 0 and worker._finisher.waiting == 0)

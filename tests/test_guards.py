@@ -174,9 +174,19 @@ async def a_zombie_cannot_end_a_job_that_runs_elsewhere(store: Store) -> bool:
 async def a_job_that_kills_its_workers_is_buried(store: Store) -> bool:
     await push(store, "a")
     for _ in range(3):
-        await outlive_lease(store, *await claim(store))
+        jobs = await claim(store)
+        await store.begin_trial(b"a")
+        await outlive_lease(store, *jobs)
         await reclaim(store, max_crashes=3)
     return len(await letters(store)) == 1
+
+
+async def who_waits_beside_a_poisonous_job_is_not_buried(store: Store) -> bool:
+    await push(store, "a")
+    for _ in range(3):
+        await outlive_lease(store, *await claim(store))
+        await reclaim(store, max_crashes=3)
+    return len(await letters(store)) == 0
 
 
 async def a_crash_is_no_attempt(store: Store) -> bool:
@@ -348,6 +358,7 @@ GUARDS: list[tuple[Scenario, str, str, str]] = [
     # reclaim
     (a_zombie_cannot_end_a_job_that_runs_elsewhere, "reclaim", "    redis.call('XDEL', lane, old)\n", ""),
     (a_job_that_kills_its_workers_is_buried, "reclaim", "tonumber(fields[6]) or 0) + 1", "tonumber(fields[6]) or 0)"),
+    (who_waits_beside_a_poisonous_job_is_not_buried, "reclaim", "redis.call('SREM', trials, id) == 1", "true"),
     (
         a_crash_is_no_attempt,
         "reclaim",

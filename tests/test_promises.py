@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -19,7 +20,7 @@ from tests.eventually import eventually
 from tests.proxy import Proxy
 from tests.servers import TestServer
 from tests.worker import crashing
-from tests.worker.recording import AT_ONCE, NOTHING, PROMPTLY, letters, queue_of, size, worker_process
+from tests.worker.recording import AT_ONCE, NOTHING, PROMPTLY, counters, letters, queue_of, size, worker_process
 
 PATIENTLY = 30.0
 
@@ -81,10 +82,8 @@ async def test_promise_2_exactly_one_outcome_of_each_job_is_recorded(launch: Lau
                 assert isinstance(ending, JobFailed)
             else:
                 assert ending == number
-        counts: Counter[bytes] = Counter()
-        async for key in redis.scan_iter("aq:{t}:stats:*"):
-            counts.update({name: int(count) for name, count in (await redis.hgetall(key)).items()})
-        assert (counts[b"succeeded"], counts[b"dead"]) == (360, 40)
+        counts = await counters(redis)
+        assert (counts["succeeded"], counts["dead"]) == (360, 40)
         assert await size(redis, "t") == {**NOTHING, "dead": 40, "index": 40}
 
 
@@ -152,7 +151,7 @@ async def test_promise_4_who_lost_the_lease_can_neither_finish_retry_nor_bury(
             # Another worker takes it back and holds it: now it is that worker's.
             await queue.pause()
             assert (await store.reclaim(0, "other", 0, b"0-0", 99, now_ms()))[1] == 1
-            held = await redis.xreadgroup(GROUP, "other", {Keys(name).lane("default"): ">"})
+            held: Any = await redis.xreadgroup(GROUP, "other", {Keys(name).lane("default"): ">"})
             go_on.set()
             await eventually(lambda: worker._finisher.stale == 1 or worker.info().succeeded)
             await eventually(lambda: worker.running == 0)
@@ -274,15 +273,13 @@ async def test_promise_7_a_deploy_costs_no_retry_and_no_visibility_timeout(
         for job in jobs:
             info = await job.info()
             assert (info.state, info.attempt, info.crashes) == ("succeeded", 1, 0)
-    counts: Counter[bytes] = Counter()
-    async for key in redis.scan_iter(f"aq:{{{name}}}:stats:*"):
-        counts.update({word: int(count) for word, count in (await redis.hgetall(key)).items()})
-    assert counts == {b"enqueued": 3, b"succeeded": 3}
+    counts = await counters(redis, name)
+    assert counts == {"enqueued": 3, "succeeded": 3}
 
 
 async def test_promise_8_an_outage_loses_nothing_that_was_acknowledged(launch: Launch) -> None:
     server = launch(aof=True, appendfsync="always")
-    queue = queue_of(server, "t")
+    queue = queue_of(server, "t", visibility_timeout=3)
     runs: Counter[int] = Counter()
     go_on = asyncio.Event()
 
@@ -297,7 +294,6 @@ async def test_promise_8_an_outage_loses_nothing_that_was_acknowledged(launch: L
         await eventually(lambda: len(runs) == 5)
         server.kill()
         go_on.set()
-        await eventually(lambda: worker._finisher.waiting == 5)
         await eventually(lambda: worker.running == 0)
         server.restart()
         assert await asyncio.gather(*(job.result(PATIENTLY) for job in jobs)) == list(range(20))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -20,7 +21,7 @@ from asyncq import (
 from tests.conftest import Launch, connect
 from tests.eventually import eventually
 from tests.servers import TestServer
-from tests.worker.recording import PROMPTLY, commands, queue_of
+from tests.worker.recording import PROMPTLY, commands, queue_of, raw
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def no_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiter, "LOOK_AGAIN_S", 1_000.0)
 
 
-async def _waits(redis: Redis, queue: Queue, job: Job[object]) -> None:
+async def _waits(redis: Redis, queue: Queue, job: Job[Any]) -> None:
     async def waiting() -> bool:
         return bool(await redis.sismember(f"aq:{{{queue.name}}}:waiters", job.id))
 
@@ -194,7 +195,7 @@ async def test_a_listener_that_lost_its_connection_still_learns_of_the_ending(
         waiting = [asyncio.create_task(job.result(PROMPTLY)) for job in jobs]
         for job in jobs:
             await _waits(redis, queue, job)
-        assert await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
+        assert await raw(redis, "CLIENT", "KILL", "TYPE", "pubsub") >= 1
         go_on.set()
         assert await asyncio.gather(*waiting) == ["told"] * 3
         assert await (await task.enqueue()).result(PROMPTLY) == "told"
@@ -214,7 +215,7 @@ async def test_after_a_reconnect_endings_are_pushed_again(launch: Launch, no_loo
         job = await task.enqueue()
         waiting = asyncio.create_task(job.result(PROMPTLY))
         await _waits(redis, queue, job)
-        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await raw(redis, "CLIENT", "KILL", "TYPE", "pubsub")
 
         async def listens_again() -> bool:
             return bool((await redis.pubsub_numsub(f"aq:{{t}}:ended:{job.id}"))[0][1])

@@ -8,7 +8,8 @@ KEYS   1 index       aq:{queue}:index
        6 waiters     aq:{queue}:waiters
        7 progress    aq:{queue}:progress
        8 cancelled   aq:{queue}:cancelled
-       9.. lane      aq:{queue}:lane:<name>, then result and unique keys, to which arguments point
+       9 trials      aq:{queue}:trials
+       10.. lane     aq:{queue}:lane:<name>, then result and unique keys, to which arguments point
 
 ARGV   1 prefix of the channels on which endings are told
        2 number of jobs that ended with a result; 3 of retries; 4 of dead letters; all together at most 500
@@ -24,7 +25,7 @@ INVARIANTS  the acknowledgement is the commit token: a job that was reclaimed li
             XACK comes first, so endings are recorded even when the server is out of memory
 ]]
 local index, scheduled, parked, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local stats, waiters, progress, cancelled = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local stats, waiters, progress, cancelled, trials = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local channel = ARGV[1]
 local n_ended, n_retried, n_dead = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local retries = 5 + n_ended * 7
@@ -41,6 +42,7 @@ redis.call('HLEN', stats)
 local some_progress = redis.call('HLEN', progress) > 0
 local some_cancelled = redis.call('SCARD', cancelled) > 0
 local some_waiting = redis.call('SCARD', waiters) > 0
+local some_trials = redis.call('SCARD', trials) > 0
 if n_retried > 0 then
   redis.call('ZCARD', scheduled)
   redis.call('HLEN', parked)
@@ -114,6 +116,7 @@ for i = retries, letters - 1, 6 do
     moved[#moved + 1] = id
     moved[#moved + 1] = 'scheduled'
     if some_progress then redis.call('HDEL', progress, id) end
+    if some_trials then redis.call('SREM', trials, id) end
     counts.retried = (counts.retried or 0) + 1
   end
 end
@@ -140,12 +143,13 @@ for i = uniques, #ARGV, 2 do
   local id = ARGV[i + 1]
   if not elsewhere[id] and holders[i] == id then redis.call('DEL', KEYS[tonumber(ARGV[i])]) end
 end
-if some_progress or some_cancelled then
+if some_progress or some_cancelled or some_trials then
   -- A wish to cancel outlives a retry: the next run is stopped by it.
   for _, id in ipairs(buried) do gone[#gone + 1] = id end
   if #gone > 0 then
     redis.call('HDEL', progress, unpack(gone))
     redis.call('SREM', cancelled, unpack(gone))
+    redis.call('SREM', trials, unpack(gone))
   end
 end
 if some_waiting then

@@ -8,6 +8,7 @@ KEYS   1 lane        aq:{queue}:lane:<name>
        6 waiters     aq:{queue}:waiters
        7 progress    aq:{queue}:progress
        8 cancelled   aq:{queue}:cancelled
+       9 trials      aq:{queue}:trials
 
 ARGV   1 consumer that takes them back
        2 lease_ms: idle for longer is lost
@@ -22,7 +23,7 @@ INVARIANTS  the old entry is acknowledged, deleted and added again under a new i
             held it holds nothing; a crash is counted apart from attempts; bounded by the count
 ]]
 local lane, index, dead, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local stats, waiters, progress, cancelled = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local stats, waiters, progress, cancelled, trials = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local consumer, lease_ms, cursor, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local poison, channel = tonumber(ARGV[5]), ARGV[6]
 
@@ -32,6 +33,7 @@ redis.call('HLEN', stats)
 redis.call('HLEN', progress)
 redis.call('SCARD', cancelled)
 redis.call('SCARD', waiters)
+redis.call('SCARD', trials)
 local rung = redis.call('LLEN', bell)
 local name = string.match(lane, '}:lane:(.+)$')
 
@@ -50,7 +52,9 @@ for _, entry in ipairs(found[2]) do
     local id = known and fields[2] or ''
     local job = known and fields[4] or table.concat(fields, ' ')
     local crashes = (known and tonumber(fields[6]) or 0) + 1
-    if known and crashes < poison then
+    -- Beyond the limit it is buried only if it ran alone: otherwise another job may have killed the worker.
+    local alone = redis.call('SREM', trials, id) == 1
+    if known and (crashes < poison or not (alone or poison == 1 or crashes >= poison * 5)) then
       local new = redis.call('XADD', lane, '*', 'id', id, 'job', job, 'crashes', crashes)
       where[#where + 1] = id
       where[#where + 1] = name .. ' ' .. new

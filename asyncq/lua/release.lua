@@ -3,15 +3,17 @@
 KEYS   1 lane        aq:{queue}:lane:<name>
        2 index       aq:{queue}:index
        3 bell        aq:{queue}:bell
+       4 trials      aq:{queue}:trials
 
 ARGV   1.. entry ids, at most 500
 
 RETURNS     how many were handed back; the others were not ours any more
 INVARIANTS  neither an attempt nor a crash is counted; the job is under a new entry id, so nobody still holds it
 ]]
-local lane, index, bell = KEYS[1], KEYS[2], KEYS[3]
+local lane, index, bell, trials = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local rung = redis.call('LLEN', bell)
 redis.call('HLEN', index)
+local some_trials = redis.call('SCARD', trials) > 0
 local name = string.match(lane, '}:lane:(.+)$')
 
 local old, where = {}, {}
@@ -24,6 +26,7 @@ for i = 1, #ARGV do
     if not known then fields = {'id', '', 'job', table.concat(fields, ' '), 'crashes', '0'} end
     local new = redis.call('XADD', lane, '*', unpack(fields, 1, 6))
     if known then
+      if some_trials then redis.call('SREM', trials, fields[2]) end
       where[#where + 1] = fields[2]
       where[#where + 1] = name .. ' ' .. new
     end

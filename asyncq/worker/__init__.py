@@ -6,6 +6,7 @@ attempt     one run of one job: open → call → outcome
 finisher    gathers outcomes and records them, a batch a turn
 deadlines   soft and hard timeouts, with one timer for all jobs
 leases      a thread that renews what is held, a loop that takes back what others lost
+trials      runs suspects one at a time, so that none is buried for what another did
 timekeeper  moves scheduled jobs to their lanes when they are due
 control     listens to orders: cancel, quiet, stop, stacks
 heartbeat   says that the worker lives, and clears away those that do not

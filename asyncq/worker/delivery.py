@@ -90,6 +90,10 @@ class Delivery:
         task = self.runner.name if self.runner else "?"
         return f"job {self.id.decode(errors='replace')} of {task}"
 
+    @property
+    def crash_count(self) -> int:
+        return int(self.crashes) if self.crashes.isdigit() else 0
+
     def context(self) -> RunningJob:
         """What `current_job()` shows. Made when first asked for: most jobs never ask."""
         if self._context is None:
@@ -101,7 +105,7 @@ class Delivery:
                 queue=self.source.queue,
                 lane=self.source.store.lanes[self.lane],
                 attempt=self.attempt,
-                crashes=int(self.crashes),
+                crashes=self.crash_count,
                 enqueued_ms=self.body.enqueued_ms,
                 tags=(overrides.tags if overrides else None) or (),
             )

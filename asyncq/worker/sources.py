@@ -137,6 +137,7 @@ class Sources:
         self._first = 0
         self._outage = Outage("cannot claim jobs")
         self._bell_outage = Outage("cannot wait for jobs")
+        self._woken = False
 
     async def claim(self, free: int) -> list[Delivery]:
         """Up to `free` deliveries; each call begins with another partition. Never cancelled while under way."""
@@ -164,9 +165,10 @@ class Sources:
 
     async def wait_for_work(self) -> None:
         """Until a bell rings, 2 s pass, or `wake`."""
+        self._woken = False
         self._on_exhausted()
         await asyncio.sleep(0)  # The jobs just started go first.
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._woken:
             return
         bells = [source.store.keys.bell for source in self.sources]
         try:
@@ -179,6 +181,7 @@ class Sources:
 
     def wake(self) -> None:
         """End the wait. A token that was just taken may be lost: whoever stops rings again."""
+        self._woken = True
         self._link.interrupt()
 
     async def _pause(self, seconds: float) -> None:

@@ -18,7 +18,7 @@ from asyncq.clock import now_ms
 from asyncq.config import WorkerSettings
 from asyncq.errors import AsyncqError
 from asyncq.events import Listener
-from asyncq.lifecycle import Stopped
+from asyncq.lifecycle import Outcome, Stopped
 from asyncq.queue import Queue
 from asyncq.worker.attempt import Runner, call, open_delivery, stopped_or_raised
 from asyncq.worker.control import Control, stacks
@@ -32,6 +32,7 @@ from asyncq.worker.outage import Outage
 from asyncq.worker.process import ProcessPool
 from asyncq.worker.slots import Slots
 from asyncq.worker.sources import Source, Sources
+from asyncq.worker.trials import Trials
 from asyncq.workerinfo import WorkerInfo
 
 __all__ = ["Worker"]
@@ -169,6 +170,7 @@ class Worker:
         self._slots = Slots(settings.concurrency, settings.max_jobs or None)
         self._finisher = Finisher(self.name, self._something_ended)
         self._deadlines = Deadlines(self._deliveries)
+        self._trials = Trials(self._begin)
         self._renewer = Renewer(self._all, queue.link.url, settings.blocked_after)
         self._loop = asyncio.get_running_loop()
         self._started_ms = now_ms()
@@ -190,6 +192,7 @@ class Worker:
                     beside.start_soon(reclaim_for_ever, source, name="asyncq reclaim")
                     beside.start_soon(source.timekeeper.run, name="asyncq timekeeper")
                 beside.start_soon(self._finisher.run, name="asyncq finisher")
+                beside.start_soon(self._trials.run, name="asyncq trials")
                 beside.start_soon(self._beat, name="asyncq heartbeat")
                 beside.start_soon(self._sources.send_progress_for_ever, name="asyncq progress")
                 self.started.set()
@@ -216,22 +219,27 @@ class Worker:
     # -- one job ------------------------------------------------------------------------------------------
 
     def _start(self, delivery: Delivery) -> None:
-        """Begin to run a delivery, or settle it at once when it cannot run."""
-        problem = open_delivery(delivery, self._runners, self._loop.time())
-        if problem is not None:
-            self._finisher.settle(delivery, problem)
-            return
-        if delivery.stop:  # Cancelled or lost while another partition was asked for more.
-            if delivery.stop == "cancelled":
-                self._finisher.settle(delivery, Stopped())
-            return
+        """Give a delivery a slot, and begin to run it or have it wait for its trial."""
         self._slots.take()
         if self._slots.budget == 0:
             log.info("worker %s has started its last job", self.name)
             self.used_up = True
             self.drain()
-        self._deadlines.add(delivery)
-        delivery.running = self._loop.create_task(self._attempt(delivery))
+        if delivery.crashes != b"0" and self._trials.suspects(delivery):
+            self._trials.put(delivery)
+        else:
+            self._begin(delivery)
+
+    def _begin(self, delivery: Delivery) -> None:
+        """Begin to run a delivery, or end it at once when it cannot run."""
+        problem = open_delivery(delivery, self._runners, self._loop.time())
+        if problem is not None:
+            self._end(delivery, problem)
+        elif delivery.stop:  # Cancelled or lost before it could begin.
+            self._end(delivery, Stopped() if delivery.stop == "cancelled" else None)
+        else:
+            self._deadlines.add(delivery)
+            delivery.running = self._loop.create_task(self._attempt(delivery))
 
     async def _attempt(self, delivery: Delivery) -> None:
         """One attempt: call, then settle what it came to. Its slot is taken until the code has really ended."""
@@ -241,9 +249,14 @@ class Worker:
             outcome = stopped_or_raised(delivery, error)
         # The task's context holds the delivery: without this only the garbage collector could free either.
         delivery.running = None
+        self._end(delivery, outcome)
+
+    def _end(self, delivery: Delivery, outcome: Outcome | None) -> None:
+        """Its code has ended, or will not run; without an outcome it is no longer ours to settle."""
         if outcome is not None:
             self._finisher.settle(delivery, outcome)
         self._slots.give_back()
+        self._trials.ended(delivery)
         if self._somebody_waits:
             self._something_ended()
 

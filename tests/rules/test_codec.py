@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import msgspec
 import pytest
@@ -81,6 +82,14 @@ def test_a_later_version_may_add_fields_that_we_skip() -> None:
 
 def test_an_earlier_version_may_have_had_fewer_fields() -> None:
     assert codec.decode_body(codec.FRESH + codec.encode(["add", [1], 5])).overrides is None
+
+
+@pytest.mark.parametrize("name", ["timeout", "soft_timeout", "result_ttl"])
+@pytest.mark.parametrize("seconds", [math.inf, -math.inf, math.nan, -1.0, 1e300])
+def test_a_time_that_cannot_be_makes_a_body_that_cannot_be_read(name: str, seconds: float) -> None:
+    """A worker that rounded it would fall over, and Redis would refuse it in the middle of a script."""
+    with pytest.raises(msgspec.ValidationError):
+        codec.decode_body(codec.FRESH + codec.encode(["add", [1], 5, 0, {name: seconds}]))
 
 
 def test_a_plain_job_pays_for_nothing_it_does_not_use() -> None:

@@ -51,6 +51,8 @@ async def test_crashes_add_up_until_the_job_is_poison(store: Store) -> None:
     for crashes in (0, 1, 2):
         (job,) = await claim(store)
         assert job.crashes == crashes
+        if crashes == 2:
+            await store.begin_trial(b"a")
         await outlive_lease(store, job)
         assert await reclaim(store) == ((1, 0) if crashes < 2 else (0, 1))
     ((entry, letter),) = await letters(store)
@@ -58,6 +60,41 @@ async def test_crashes_add_up_until_the_job_is_poison(store: Store) -> None:
     assert letter["lane"] == b"default"
     assert await index(store) == {"a": f"dead {entry.decode()}"}
     assert await stats(store) == {"enqueued": 1, "crashed": 3, "dead": 1}
+
+
+async def test_only_a_job_on_trial_is_buried(store: Store) -> None:
+    await push(store, "poison", "innocent")
+    for _ in range(2):
+        await outlive_lease(store, *await claim(store))
+        assert await reclaim(store) == (2, 0)
+    jobs = await claim(store)
+    await store.begin_trial(b"poison")
+    await outlive_lease(store, *jobs)
+    assert await reclaim(store) == (1, 1)
+    ((_, letter),) = await letters(store)
+    assert letter["id"] == b"poison"
+    assert [(job.id, job.crashes) for job in await claim(store)] == [("innocent", 3)]
+    assert await store.link.command("EXISTS", store.keys.trials) == 0
+
+
+async def test_who_never_comes_to_trial_is_not_tried_for_ever(store: Store) -> None:
+    await push(store, "a")
+    for _ in range(9):
+        await outlive_lease(store, *await claim(store))
+        assert await reclaim(store, max_crashes=2) == (1, 0)
+    await outlive_lease(store, *await claim(store))
+    assert await reclaim(store, max_crashes=2) == (0, 1)
+
+
+async def test_a_trial_counts_once(store: Store) -> None:
+    await push(store, "a")
+    (job,) = await claim(store)
+    await store.begin_trial(b"a")
+    await outlive_lease(store, job)
+    assert await reclaim(store) == (1, 0)
+    for _ in range(3):
+        await outlive_lease(store, *await claim(store))
+        assert await reclaim(store) == (1, 0)
 
 
 async def test_being_delivered_often_is_no_crash(store: Store) -> None:

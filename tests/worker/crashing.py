@@ -39,6 +39,18 @@ async def die(folder: str) -> None:
     os._exit(17)
 
 
+def own(queue: Queue, *names: str) -> None:
+    """Register tasks of this module with the test's queue, as the worker process has them."""
+    for task in names:
+        queue.task()(globals()[task].function)
+
+
+def runs(folder: Path) -> list[str]:
+    """What the runs noted, without who it was."""
+    file = folder / "runs"
+    return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
+
+
 async def main() -> None:
     worker = Worker(queue, concurrency=4, grace=0.0, lanes=tuple(sys.argv[4:]))
     with on_signals({"SIGTERM": worker.stop}):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,15 +27,20 @@ def queue_of(server: TestServer, name: str, **settings: Any) -> Queue:
     return Queue(name, url=server.url, **settings)
 
 
+async def raw(redis: Redis, *words: str) -> Any:
+    """One command, the reply as it is."""
+    return await redis.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
 async def consumers(redis: Redis, name: str, lane: str = "default") -> list[str]:
     """Who the consumer group of a lane knows."""
-    rows = await redis.execute_command("XINFO", "CONSUMERS", Keys(name).lane(lane), GROUP)
+    rows: Any = await raw(redis, "XINFO", "CONSUMERS", Keys(name).lane(lane), GROUP)
     return [dict(zip(row[::2], row[1::2], strict=True))[b"name"].decode() for row in rows]
 
 
 async def letters(redis: Redis, name: str) -> list[dict[str, str]]:
     """The dead letters of a queue, oldest first, without their job."""
-    rows = await redis.xrange(Keys(name).dead)
+    rows: Any = await redis.xrange(Keys(name).dead)
     return [
         {key.decode(): value.decode(errors="replace") for key, value in fields.items() if key != b"job"}
         for _, fields in rows
@@ -55,6 +61,15 @@ async def size(redis: Redis, name: str) -> dict[str, int]:
 
 
 NOTHING = {"lanes": 0, "scheduled": 0, "parked": 0, "dead": 0, "index": 0}
+
+
+async def counters(redis: Redis, name: str = "t") -> Counter[str]:
+    """What a queue has counted, all minutes together."""
+    total: Counter[str] = Counter()
+    async for key in redis.scan_iter(f"aq:{{{name}}}:stats:*"):
+        counts: Any = await redis.hgetall(key)
+        total.update({word.decode(): int(count) for word, count in counts.items()})
+    return total
 
 
 async def commands(redis: Redis) -> int:

@@ -21,6 +21,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asyncq import (
+    Job,
     JobFailed,
     JobNotFound,
     Queue,
@@ -98,7 +99,8 @@ async def test_values_come_back_in_the_type_of_the_annotation(queue: Queue) -> N
         assert await (await pair.enqueue(PAIR)).result(PROMPTLY) == PAIR
         assert await (await colour.enqueue()).result(PROMPTLY) is Colour.RED
         assert await (await wait.enqueue()).result(PROMPTLY) == timedelta(seconds=90)
-        assert await (await nothing.enqueue()).result(PROMPTLY) is None
+        done = await nothing.enqueue()
+        assert await Job[object](queue, done.id, nothing).result(PROMPTLY) is None
         assert await (await plain.enqueue()).result(PROMPTLY) == {"a": [1, 2.5, "x", b"\xff", None, True]}
         assert await (await pairs.enqueue()).result(PROMPTLY) == {"a": (1, 2)}
 
@@ -693,7 +695,8 @@ async def test_a_lifespan_that_fails_to_start_stops_the_worker_before_it_takes_a
 ) -> None:
     @asynccontextmanager
     async def lifespan(queue: Queue) -> AsyncIterator[None]:
-        raise OSError("no database")
+        if queue.name == name:
+            raise OSError("no database")
         yield
 
     queue = queue_of(server, name, lifespan=lifespan)

@@ -17,7 +17,7 @@ from asyncq.worker.sources import Source
 from tests.conftest import Launch, connect
 from tests.eventually import eventually
 from tests.servers import TestServer
-from tests.worker.recording import AT_ONCE, NOTHING, PROMPTLY, queue_of, size
+from tests.worker.recording import AT_ONCE, NOTHING, PROMPTLY, queue_of, raw, size
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ async def test_a_cancel_whose_message_is_lost_is_carried_out_with_the_next_heart
         job = await task.enqueue()
         await begun.wait()
         # Who hears nothing at the moment of the PUBLISH never hears of it.
-        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await raw(redis, "CLIENT", "KILL", "TYPE", "pubsub")
         assert await job.cancel()
         with pytest.raises(JobCancelled):
             await job.result(PROMPTLY)

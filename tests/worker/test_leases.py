@@ -16,7 +16,7 @@ from asyncq import JobFailed, Queue, current_job
 from asyncq.clock import now_ms
 from tests.eventually import eventually
 from tests.servers import TestServer
-from tests.worker import crashing
+from tests.worker.crashing import LANES, own, runs
 from tests.worker.recording import AT_ONCE, NOTHING, PROMPTLY, letters, queue_of, size, worker_process
 
 LEASE_S = 0.5
@@ -24,18 +24,7 @@ LEASE_S = 0.5
 
 @pytest.fixture
 def queue(server: TestServer, name: str) -> Queue:
-    return queue_of(server, name, lanes=crashing.LANES, visibility_timeout=LEASE_S)
-
-
-def own(queue: Queue, *names: str) -> None:
-    """Register functions of `crashing` with the test's queue, as a worker process has them."""
-    for task in names:
-        queue.task()(getattr(crashing, task).function)
-
-
-def runs(folder: Path) -> list[str]:
-    file = folder / "runs"
-    return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
+    return queue_of(server, name, lanes=LANES, visibility_timeout=LEASE_S)
 
 
 async def test_a_job_longer_than_its_lease_runs_once(server: TestServer, queue: Queue) -> None:

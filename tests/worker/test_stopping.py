@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -169,7 +170,8 @@ async def test_a_dead_workers_entry_is_cleared_away(queue: Queue, redis: Redis) 
     async with queue, queue.worker(concurrency=1) as worker:
 
         async def names() -> bool:
-            return {name.decode() for name in await redis.hkeys(key)} == {"alive:1", "odd:1", worker.consumer}
+            names: Any = await redis.hkeys(key)
+            return {name.decode() for name in names} == {"alive:1", "odd:1", worker.consumer}
 
         await eventually(names)
 
