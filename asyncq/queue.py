@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,7 +23,7 @@ from asyncq.link import Link
 from asyncq.monitor import Monitor
 from asyncq.sender import Sender
 from asyncq.store import Store
-from asyncq.task import Call, CallOptions, Task, TaskOptions
+from asyncq.task import AsyncTask, Call, CallOptions, Task, TaskOptions
 from asyncq.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Register(Protocol):
     """What `@queue.task(...)` does to a function: its parameters stay, its result is what the job returns."""
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
@@ -129,7 +130,8 @@ class Queue:
             called = str(name or getattr(function, "__name__", ""))
             if called in self.tasks:
                 raise TaskError(f"queue {self.name} already has a task {called!r}; give this one another name")
-            task: Task[..., Any] = Task(self, function, called, options, CallOptions())
+            kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
+            task: Task[..., Any] = kind(self, function, called, options, CallOptions())
             self.tasks[called] = task
             return task
 

@@ -8,9 +8,9 @@ there raises `ArgumentError` here, before anything is sent.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from asyncq.handle import Job
     from asyncq.queue import Queue
 
-__all__ = ["Arguments", "Call", "CallOptions", "Task", "TaskOptions"]
+__all__ = ["Arguments", "AsyncTask", "Call", "CallOptions", "Task", "TaskOptions"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -232,7 +232,7 @@ class Task(Generic[P, R]):
         self.queue, self.function, self.name = queue, function, name
         self.defaults, self.call_options = options, call_options
         self.arguments = Arguments(function, name)
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = isinstance(self, AsyncTask)
         self.__doc__, self.__wrapped__ = function.__doc__, function
         self.__module__, self.__qualname__ = function.__module__, getattr(function, "__qualname__", name)
         if options.process and self.is_async:
@@ -247,14 +247,11 @@ class Task(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Task {self.name} of queue {self.queue.name}>"
 
-    @overload
-    def __call__(self: Task[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]: ...
-    @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return self.function(*args, **kwargs)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = self.function(*args, **kwargs)
+        return result
 
-    def options(self, **changes: Any) -> Task[P, R]:
+    def options(self, **changes: Any) -> Self:
         """The same task with `CallOptions` for the jobs enqueued through it.
 
         Raises:
@@ -296,3 +293,11 @@ class Task(Generic[P, R]):
                 repeat only with a `job_id` of your own.
         """
         return await self.queue.enqueue(self.call(*args, **kwargs))
+
+
+class AsyncTask(Task[P, R]):
+    """A task that is an `async def`: calling it makes a coroutine, as calling the function does."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        coroutine: Coroutine[Any, Any, R] = self.function(*args, **kwargs)
+        return coroutine

@@ -38,6 +38,8 @@ async def right() -> None:
     reveal_type(many)
     reveal_type(await render.options(delay=5).enqueue(7))
     found = await queue.job(job.id)
+    reveal_type(await render(7))
+    reveal_type(count(["a"]))
     reveal_type((await found.info()).state)
 
 
@@ -55,6 +57,8 @@ REVEALED = [
     "int",
     "list[asyncq.handle.Job[int]]",
     "asyncq.handle.Job[str]",
+    "str",
+    "int",
 ]
 
 
