@@ -30,7 +30,8 @@ def own(queue: Queue, task: Task[..., Any], **options: Any) -> Task[..., Any]:
     """The task's function registered with the test's queue."""
     options = {"retry": task.defaults.retry, **options}
     function: Callable[..., Any] = task.function
-    return queue.task(process=True, **options)(function)
+    mine: Task[..., Any] = queue.task(process=True, **options)(function)
+    return mine
 
 
 def alive(pid: int) -> bool:
