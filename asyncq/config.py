@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from asyncq.clock import LONGEST_S
 from asyncq.errors import ConfigError
 
-__all__ = ["ENVIRONMENT", "QueueSettings", "WorkerSettings", "from_environment"]
+__all__ = ["ENVIRONMENT", "QueueSettings", "WorkerSettings", "check_types", "from_environment"]
 
 _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_:/-]{0,63}")
 _LANE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -22,6 +23,27 @@ _LANE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 def _check(ok: bool, message: str) -> None:
     if not ok:
         raise ConfigError(message)
+
+
+def check_types(settings: msgspec.Struct) -> None:
+    """Make every field what its annotation says: msgspec looks at types only when it decodes.
+
+    Raises:
+        ConfigError: one cannot be; the message names it.
+    """
+    for name, kind, default in _fields(type(settings)):
+        value = getattr(settings, name)
+        if value is default:
+            continue
+        try:
+            msgspec.structs.force_setattr(settings, name, msgspec.convert(value, kind))
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{name}={value!r} cannot be used: {error}") from None
+
+
+@cache
+def _fields(settings: type[msgspec.Struct]) -> list[tuple[str, Any, Any]]:
+    return [(field.name, field.type, field.default) for field in msgspec.structs.fields(settings)]
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +73,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     enqueue_timeout: float = 10.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check(
             bool(_QUEUE.fullmatch(self.name)),
             f"queue name {self.name!r} cannot be used: letters, digits and _ : / -, 64 at most",
@@ -117,12 +140,13 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     blocked_after: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check(self.concurrency >= 1, f"concurrency={self.concurrency}: must be at least 1")
-        _check(self.grace >= 0, "grace must not be negative")
+        _check(0 <= self.grace <= LONGEST_S, "grace must be from 0 seconds to 100 years")
         _check(self.max_jobs >= 0, "max_jobs must not be negative")
         _check(self.max_memory >= 0, "max_memory must not be negative")
-        _check(self.heartbeat > 0, "heartbeat must be above 0")
-        _check(self.blocked_after > 0, "blocked_after must be above 0")
+        _check(0 < self.heartbeat <= LONGEST_S, "heartbeat must be above 0 and at most 100 years")
+        _check(0 < self.blocked_after <= LONGEST_S, "blocked_after must be above 0 and at most 100 years")
         name = self.name or f"{socket.gethostname()}-{os.getpid()}"
         _check(not set(name) & set(" \n\r\t"), f"worker name {name!r} must not contain spaces")
         msgspec.structs.force_setattr(self, "name", name)

@@ -223,7 +223,7 @@ def _kinds(name: str, about: Catalogued) -> list[tuple[str, str]]:
         pairs += [(keys.lane(lane), "stream") for lane in about.lanes]
         pairs += [(keys.index, "hash"), (keys.scheduled, "zset"), (keys.parked, "hash"), (keys.dead, "stream")]
         pairs += [(keys.bell, "list"), (keys.waiters, "set"), (keys.progress, "hash")]
-        pairs += [(keys.cancelled, "set"), (keys.workers, "hash"), (keys.paused, "set")]
+        pairs += [(keys.cancelled, "set"), (keys.trials, "set"), (keys.workers, "hash"), (keys.paused, "set")]
     return pairs
 
 

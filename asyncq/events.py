@@ -18,6 +18,7 @@ log = logging.getLogger("asyncq")
 
 Handler = Callable[[bytes], None]
 RECONNECT_S = 0.5
+SUBSCRIBE_AGAIN_S = 1.0
 
 
 class Listener:
@@ -59,11 +60,17 @@ class Listener:
         handlers.append(handler)
         if len(handlers) == 1:
             self._confirmed[name] = asyncio.get_running_loop().create_future()
-            try:
-                await self._pubsub.subscribe(channel)
-            except (exceptions.RedisError, OSError):
-                log.debug("subscribe to %s failed; the reader reconnects", channel)
-        await asyncio.shield(self._confirmed[name])
+            await self._subscribe(channel)
+        confirmed = self._confirmed[name]
+        while not (await asyncio.wait([confirmed], timeout=SUBSCRIBE_AGAIN_S))[0]:
+            await self._subscribe(channel)
+
+    async def _subscribe(self, channel: str) -> None:
+        """Ask for a channel. Where that fails redis-py forgets it, so ask again until the server confirms."""
+        try:
+            await self._pubsub.subscribe(channel)
+        except (exceptions.RedisError, OSError) as error:
+            log.debug("subscribe to %s: %s", channel, translate(error, self._url))
 
     async def forget(self, channel: str, handler: Handler) -> None:
         """Undo one `hear`."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from asyncq import codec
 from asyncq.errors import JobCancelled, JobExpired, JobFailed, JobNotFound
 from asyncq.job import JobInfo
 
-if TYPE_CHECKING:
-    from asyncq.queue import Queue
-    from asyncq.task import Task
-
 __all__ = ["Job"]
 
 R = TypeVar("R")
+
+
+class Home(Protocol):
+    """What a handle asks of its queue."""
+
+    name: str
+
+    async def look(self, job_id: str) -> JobInfo | None: ...
+    async def cancel(self, job_id: str) -> bool: ...
+    async def ending(self, job_id: str, timeout: float | None) -> codec.Record | JobInfo: ...
+    def decode_value(self, task: str, encoded: Any) -> Any: ...
 
 
 class Job(Generic[R]):
@@ -24,10 +32,12 @@ class Job(Generic[R]):
     created:  False when the enqueue found a job with this id or uniqueness key and returned that one
     """
 
-    __slots__ = ("created", "id", "queue", "task")
+    __slots__ = ("_decode", "created", "id", "queue")
 
-    def __init__(self, queue: Queue, job_id: str, task: Task[..., Any] | None = None, created: bool = True) -> None:
-        self.queue, self.id, self.task, self.created = queue, job_id, task, created
+    def __init__(
+        self, queue: Home, job_id: str, decode: Callable[[Any], Any] | None = None, created: bool = True
+    ) -> None:
+        self.queue, self.id, self.created, self._decode = queue, job_id, created, decode
 
     def __repr__(self) -> str:
         return f"<Job {self.id} of queue {self.queue.name}>"
@@ -53,10 +63,9 @@ class Job(Generic[R]):
         if isinstance(ending, codec.Record):
             if ending.state == "cancelled":
                 raise JobCancelled(f"job {self.id} was cancelled")
-            task = self.task or self.queue.tasks.get(ending.task)
-            if not bytes(ending.value):
-                return cast(R, None)
-            return cast(R, task.decode_value(ending.value) if task else codec.decode_any(ending.value))
+            if self._decode is not None:
+                return cast(R, self._decode(ending.value))
+            return cast(R, self.queue.decode_value(ending.task, ending.value))
         if ending.state == "expired":
             raise JobExpired(f"job {self.id} expired: {ending.error}")
         raise JobFailed(self.id, ending.error, ending.traceback, ending.attempt)
@@ -67,7 +76,7 @@ class Job(Generic[R]):
         Raises:
             JobNotFound: nothing is.
         """
-        info = await self.queue.monitor(self.id).look(self.id)
+        info = await self.queue.look(self.id)
         if info is None:
             raise JobNotFound(f"nothing is known of job {self.id}: never enqueued, or ended and its result expired")
         return info

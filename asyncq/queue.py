@@ -218,7 +218,7 @@ class Queue:
         """Make a job of a call; see `Task.enqueue`."""
         _ = self.link
         job_id, created = await self._sender.send(call)
-        return Job(self, job_id, call.task, created)
+        return Job(self, job_id, call.task.decode_value, created)
 
     async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
         """Make jobs of many calls, a batch at a time; returns them in order.
@@ -236,7 +236,9 @@ class Queue:
                 yield call
 
         sent = await self._sender.send_many(noted())
-        return [Job(self, job_id, task, created) for (job_id, created), task in zip(sent, tasks, strict=True)]
+        return [
+            Job(self, job_id, task.decode_value, created) for (job_id, created), task in zip(sent, tasks, strict=True)
+        ]
 
     # -- looking and steering -----------------------------------------------------------------------------
 
@@ -250,9 +252,18 @@ class Queue:
         await handle.info()
         return handle
 
+    async def look(self, job_id: str) -> JobInfo | None:
+        """Where a job is and what is known of it; None when nothing is."""
+        return await self.monitor(job_id).look(job_id)
+
+    def decode_value(self, task: str, encoded: Any) -> Any:
+        """What a task of this name returned, in its type where the task is known here."""
+        known = self.tasks.get(task)
+        return known.decode_value(encoded) if known else codec.decode_any(encoded)
+
     async def cancel(self, job_id: str) -> bool:
         """See `Job.cancel`."""
-        now, info = now_ms(), await self.monitor(job_id).look(job_id)
+        now, info = now_ms(), await self.look(job_id)
         if info is None:
             return False
         made_ms = info.enqueued_ms or 0

@@ -10,18 +10,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
 
 import msgspec
 
 from asyncq import codec
 from asyncq.backoff import Retry
 from asyncq.clock import LONGEST_S
+from asyncq.config import QueueSettings, check_types
 from asyncq.errors import ArgumentError, ConfigError, PayloadTooLarge, TaskError
-
-if TYPE_CHECKING:
-    from asyncq.handle import Job
-    from asyncq.queue import Queue
+from asyncq.handle import Job
 
 __all__ = ["Arguments", "AsyncTask", "Call", "CallOptions", "Task", "TaskOptions"]
 
@@ -48,6 +46,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     process: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("timeout", "soft_timeout"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= LONGEST_S:
@@ -84,6 +83,7 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("delay", "expires", "result_ttl"):
             if not 0 <= (getattr(self, name) or 0) <= LONGEST_S:
                 raise ConfigError(f"{name}={getattr(self, name)}: seconds from 0 to 100 years")
@@ -91,9 +91,6 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and not 0 < value <= LONGEST_S:
                 raise ConfigError(f"{name}={value}: seconds above 0, up to 100 years")
-        tags: Any = self.tags
-        if isinstance(tags, str):
-            raise ConfigError("tags: a list of words is needed, not one string")
 
     @property
     def overrides(self) -> codec.Overrides | None:
@@ -223,11 +220,20 @@ class Call(Generic[R]):
         return f"<Call of {self.task.name}, {len(self.encoded)} bytes>"
 
 
+class Home(Protocol):
+    """What a task asks of its queue."""
+
+    name: str
+    settings: QueueSettings
+
+    async def enqueue(self, call: Call[R]) -> Job[R]: ...
+
+
 class Task(Generic[P, R]):
     """A function registered with a queue. Calling it runs the function here and now; `enqueue` makes a job."""
 
     def __init__(
-        self, queue: Queue, function: Callable[P, Any], name: str, options: TaskOptions, call_options: CallOptions
+        self, queue: Home, function: Callable[P, Any], name: str, options: TaskOptions, call_options: CallOptions
     ) -> None:
         self.queue, self.function, self.name = queue, function, name
         self.defaults, self.call_options = options, call_options

@@ -38,8 +38,8 @@ class Waiter:
         listener = await self._open()
         told: asyncio.Queue[bytes] = asyncio.Queue()
         channel = store.keys.ended + job_id
-        await listener.hear(channel, told.put_nowait)
         try:
+            await listener.hear(channel, told.put_nowait)
             # Only after the channel is heard: an ending in between would be told to nobody.
             while (await store.watch([job_id]))[0]:
                 try:

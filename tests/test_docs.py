@@ -171,7 +171,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert missing == []
 
 
-ENGINE_ONLY = {"ending", "monitor", "store"}
+ENGINE_ONLY = {"decode_value", "ending", "look", "monitor", "store"}
 """Methods of `Queue` that handles, workers and tools use."""
 
 

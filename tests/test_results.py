@@ -225,6 +225,45 @@ async def test_after_a_reconnect_endings_are_pushed_again(launch: Launch, no_loo
         assert await waiting == "told"
 
 
+async def test_waiting_may_begin_while_the_server_is_away(launch: Launch) -> None:
+    server = launch(aof=True, appendfsync="always")
+    queue = queue_of(server, "t")
+
+    @queue.task()
+    async def task() -> str:
+        return "told"
+
+    async with queue:
+        async with queue.worker(concurrency=1):
+            assert await (await task.enqueue()).result(PROMPTLY) == "told"  # now there is a listener
+        job = await task.enqueue()
+        server.kill()
+        waiting = asyncio.create_task(job.result(PROMPTLY))
+        with pytest.raises(JobNotEnded):
+            await job.result(0.1)  # it has tried by now
+        server.restart()
+        async with queue.worker(concurrency=1):
+            assert await waiting == "told"
+
+
+async def test_who_gave_up_waiting_listens_no_more(launch: Launch) -> None:
+    server = launch()
+    queue = queue_of(server, "t")
+
+    @queue.task()
+    async def task() -> None: ...
+
+    async with queue, connect(server.url) as redis:
+        job = await task.enqueue()
+        for timeout in (0.05, 0.0, 0.0001, 0.001):
+            with pytest.raises(JobNotEnded):
+                await job.result(timeout)
+        await eventually(lambda: _nobody_listens(redis, f"aq:{{t}}:ended:{job.id}"))
+        listener = queue._waiter._listener
+        assert listener is not None
+        assert not listener._handlers
+
+
 async def test_a_value_that_does_not_fit_the_annotation_is_said_clearly(queue: Queue) -> None:
     @queue.task()
     async def task() -> int:

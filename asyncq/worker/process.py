@@ -10,21 +10,18 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from asyncq import codec
 from asyncq.errors import AsyncqError, Reject, RetryLater, SoftTimeout
 from asyncq.job import current_job
-
-if TYPE_CHECKING:
-    from asyncq.task import Task
+from asyncq.task import Task
 
 __all__ = ["ChildError", "ProcessPool", "Reply", "Request", "UnencodableValue"]
 
 SOFT_TIMEOUT_SIGNAL = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else None
-LARGEST_FRAME = 1 << 30
 
 
 class Request(msgspec.Struct, array_like=True):

@@ -43,7 +43,7 @@ class Source:
         self.progress: dict[bytes, bytes] = {}
         self.unsure = False
         self.most = BATCH
-        self.timekeeper = Timekeeper(self)
+        self.timekeeper = Timekeeper(store, settings)
         self._problem = ""
         self._shares = [settings.shares.get(store.lanes[lane], 0.0) for lane in lanes]
         self._credit = [0.0] * len(lanes)

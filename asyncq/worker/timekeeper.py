@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
 
+from asyncq.config import QueueSettings
 from asyncq.errors import AsyncqError
+from asyncq.store import Store
 from asyncq.worker.outage import Outage
-
-if TYPE_CHECKING:
-    from asyncq.worker.sources import Source
 
 __all__ = ["Timekeeper"]
 
@@ -25,8 +23,8 @@ LONGEST_S = 1.0
 class Timekeeper:
     """Keeps time for one partition."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, store: Store, settings: QueueSettings) -> None:
+        self._store, self._settings = store, settings
         self._wake = asyncio.Event()
         self._next_s = 0.0
         self._loop = asyncio.get_running_loop()
@@ -39,12 +37,12 @@ class Timekeeper:
             self._wake.set()
 
     async def run(self) -> None:
-        fallback = self._source.settings.lane_number(self._source.settings.default_lane)
+        fallback = self._settings.lane_number(self._settings.default_lane)
         outage = Outage("cannot move scheduled jobs to their lanes")
         while True:
             self._next_s = math.inf  # A note that comes while we ask is kept.
             try:
-                _, due_in_ms = await self._source.store.promote(fallback)
+                _, due_in_ms = await self._store.promote(fallback)
                 outage.end()
             except AsyncqError as error:
                 outage.begin(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from typing import Any
 
 import pytest
@@ -94,16 +95,49 @@ def test_a_queue_names_settings_it_does_not_know_and_those_it_knows() -> None:
     [
         ({"concurrency": 0}, "concurrency"),
         ({"grace": -1}, "grace"),
+        ({"grace": math.inf}, "grace"),
         ({"max_jobs": -1}, "max_jobs"),
         ({"max_memory": -1}, "max_memory"),
         ({"heartbeat": 0}, "heartbeat"),
+        ({"heartbeat": math.inf}, "heartbeat"),
         ({"blocked_after": 0}, "blocked_after"),
+        ({"blocked_after": math.nan}, "blocked_after"),
         ({"name": "a b"}, "must not contain spaces"),
     ],
 )
 def test_worker_settings_that_make_no_sense(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         WorkerSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("struct", "settings"),
+    [
+        (QueueSettings, {"name": 5}),
+        (QueueSettings, {"name": "q", "lanes": (1,)}),
+        (QueueSettings, {"name": "q", "partitions": "2"}),
+        (QueueSettings, {"name": "q", "max_payload": 1.5}),
+        (WorkerSettings, {"concurrency": 2.5}),
+        (WorkerSettings, {"concurrency": "5"}),
+        (WorkerSettings, {"lanes": "high"}),
+        (TaskOptions, {"retry": "3"}),
+        (TaskOptions, {"timeout": "60"}),
+        (CallOptions, {"delay": "60"}),
+        (CallOptions, {"job_id": 7}),
+        (CallOptions, {"tags": (1,)}),
+    ],
+)
+def test_a_value_of_another_type_is_named(struct: type[Any], settings: dict[str, Any]) -> None:
+    name, value = list(settings.items())[-1]
+    with pytest.raises(ConfigError, match=re.escape(f"{name}={value!r} cannot be used: Expected")):
+        struct(**settings)
+
+
+def test_what_is_as_good_as_the_right_type_becomes_it() -> None:
+    lanes: Any = ["a", "b"]
+    settings = WorkerSettings(lanes=lanes, grace=5)
+    assert settings.lanes == ("a", "b")
+    assert isinstance(settings.grace, float)
 
 
 def test_what_is_given_comes_before_the_environment() -> None:
@@ -147,7 +181,7 @@ def test_no_time_at_all_is_too_short(name: str) -> None:
 
 
 def test_tags_are_words() -> None:
-    with pytest.raises(ConfigError, match="not one string"):
+    with pytest.raises(ConfigError, match="tags='one' cannot be used"):
         CallOptions(tags="one")  # type: ignore[arg-type]
 
 

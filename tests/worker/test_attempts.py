@@ -100,7 +100,7 @@ async def test_values_come_back_in_the_type_of_the_annotation(queue: Queue) -> N
         assert await (await colour.enqueue()).result(PROMPTLY) is Colour.RED
         assert await (await wait.enqueue()).result(PROMPTLY) == timedelta(seconds=90)
         done = await nothing.enqueue()
-        assert await Job[object](queue, done.id, nothing).result(PROMPTLY) is None
+        assert await Job[object](queue, done.id, nothing.decode_value).result(PROMPTLY) is None
         assert await (await plain.enqueue()).result(PROMPTLY) == {"a": [1, 2.5, "x", b"\xff", None, True]}
         assert await (await pairs.enqueue()).result(PROMPTLY) == {"a": (1, 2)}
 

@@ -87,8 +87,9 @@ async def test_a_killed_server_that_comes_back_with_its_data_loses_nothing(
     work = Work(server, visibility_timeout=1.0)
     with caplog.at_level(logging.WARNING, "asyncq.worker"):
         async with work.queue, work.queue.worker(concurrency=20):
-            jobs = await work.enqueue(300)
             waiting = [await work.wait.enqueue(number) for number in range(300, 305)]
+            await eventually(lambda: len(work.runs) == 5)
+            jobs = await work.enqueue(300)
             await eventually(lambda: len(work.runs) >= 100)
             server.kill()
             work.go_on.set()  # these end while nobody can record it
