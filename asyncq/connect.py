@@ -164,7 +164,7 @@ def translate(error: BaseException, url: str) -> AsyncqError:
     if isinstance(error.__cause__, exceptions.AuthenticationError | exceptions.AuthorizationError):
         error = error.__cause__  # redis-py wraps what went wrong while it connected.
     if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-        return ServerRefused(f"{at} does not let us in: {error}. Check the user and password of the URL")
+        return ServerRefused(f"{at} does not let us in: {_sentence(error)}. Check the user and password of the URL")
     if isinstance(error, exceptions.NoPermissionError):
         return ServerRefused(f"{at} refuses: {error}. The user of the URL lacks a permission")
     if isinstance(error, exceptions.OutOfMemoryError):
@@ -174,11 +174,15 @@ def translate(error: BaseException, url: str) -> AsyncqError:
     if isinstance(error, exceptions.ReadOnlyError):
         return ServerUnavailable(f"{at} is a replica now: {error}. Waiting for the new master")
     if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | TimeoutError | OSError):
-        text = str(error) or type(error).__name__
-        return ServerUnavailable(f"{at} does not answer: {text}. Is the server running, and the URL right?")
+        return ServerUnavailable(f"{at} does not answer: {_sentence(error)}. Is the server running, and the URL right?")
     if "WRONGTYPE" in str(error):
         return ServerRefused(
             f"{at} holds something else under a key of this queue: {error}. "
             "Another program uses the same names; choose another queue name or database"
         )
     return ServerRefused(f"{at} refuses: {error}")
+
+
+def _sentence(error: BaseException) -> str:
+    """What it says, without the full stop it may end in."""
+    return str(error).rstrip(".") or type(error).__name__

@@ -222,7 +222,8 @@ def _kinds(name: str, about: Catalogued) -> list[tuple[str, str]]:
         keys = Keys(name, number)
         pairs += [(keys.lane(lane), "stream") for lane in about.lanes]
         pairs += [(keys.index, "hash"), (keys.scheduled, "zset"), (keys.parked, "hash"), (keys.dead, "stream")]
-        pairs += [(keys.bell, "list"), (keys.waiters, "set"), (keys.progress, "hash")]
+        pairs += [(keys.bell(lane), "list") for lane in about.lanes]
+        pairs += [(keys.waiters, "set"), (keys.progress, "hash")]
         pairs += [(keys.cancelled, "set"), (keys.trials, "set"), (keys.workers, "hash"), (keys.paused, "set")]
     return pairs
 

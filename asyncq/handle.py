@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+import msgspec
+
 from asyncq import codec
-from asyncq.errors import JobCancelled, JobExpired, JobFailed, JobNotFound
+from asyncq.errors import JobCancelled, JobEnded, JobExpired, JobFailed, JobNotFound
 from asyncq.job import JobInfo
 
 __all__ = ["Job"]
@@ -56,6 +58,7 @@ class Job(Generic[R]):
         Raises:
             JobFailed: it failed for good; with the remote traceback.
             JobCancelled, JobExpired: it ended without running to its end.
+            JobEnded: it returned what does not fit its annotation.
             JobNotFound: nothing is known of it: its result has expired, or its task keeps none.
             JobNotEnded: it has not ended within `timeout`; ask again.
         """
@@ -63,9 +66,7 @@ class Job(Generic[R]):
         if isinstance(ending, codec.Record):
             if ending.state == "cancelled":
                 raise JobCancelled(f"job {self.id} was cancelled")
-            if self._decode is not None:
-                return cast(R, self._decode(ending.value))
-            return cast(R, self.queue.decode_value(ending.task, ending.value))
+            return self._value(ending)
         if ending.state == "expired":
             raise JobExpired(f"job {self.id} expired: {ending.error}")
         raise JobFailed(self.id, ending.error, ending.traceback, ending.attempt)
@@ -87,3 +88,14 @@ class Job(Generic[R]):
         Returns whether there was anything to cancel. A dead letter is left where it is.
         """
         return await self.queue.cancel(self.id)
+
+    def _value(self, ending: codec.Record) -> R:
+        try:
+            if self._decode is not None:
+                return cast(R, self._decode(ending.value))
+            return cast(R, self.queue.decode_value(ending.task, ending.value))
+        except msgspec.DecodeError as error:
+            raise JobEnded(
+                f"job {self.id} returned what does not fit the annotation of {ending.task}: {error}. "
+                "Its info() has the value as it is"
+            ) from error

@@ -17,7 +17,7 @@ PATTERNS = {
     "parked": "aq:{queue}:parked",
     "dead": "aq:{queue}:dead",
     "result": "aq:{queue}:result:<id>",
-    "bell": "aq:{queue}:bell",
+    "bell": "aq:{queue}:bell:<lane>",
     "producer": "aq:{queue}:producer:<id>",
     "unique": "aq:{queue}:unique:<key>",
     "waiters": "aq:{queue}:waiters",
@@ -35,7 +35,6 @@ class Keys:
     """The keys and channels of one partition of a queue."""
 
     __slots__ = (
-        "bell",
         "cancelled",
         "control",
         "dead",
@@ -59,7 +58,6 @@ class Keys:
         self.scheduled = prefix + "scheduled"
         self.parked = prefix + "parked"
         self.dead = prefix + "dead"
-        self.bell = prefix + "bell"
         self.waiters = prefix + "waiters"
         self.progress = prefix + "progress"
         self.cancelled = prefix + "cancelled"
@@ -72,6 +70,9 @@ class Keys:
 
     def lane(self, name: str) -> str:
         return self.prefix + "lane:" + name
+
+    def bell(self, lane: str) -> str:
+        return self.prefix + "bell:" + lane
 
     def result(self, job_id: str) -> str:
         return self.prefix + "result:" + job_id

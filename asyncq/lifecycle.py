@@ -48,7 +48,9 @@ __all__ = [
     "Unencodable",
     "Unfit",
     "decide",
+    "describe",
     "state_of_dead",
+    "storable",
 ]
 
 State = Literal["scheduled", "queued", "running", "retrying", "succeeded", "failed", "cancelled", "expired"]
@@ -219,7 +221,11 @@ def describe(error: BaseException) -> str:
     except BaseException as broken:
         message = f"(its message cannot be shown: {type(broken).__name__})"
     name = type(error).__name__
-    text = f"{name}: {message}" if message else name
+    return storable(f"{name}: {message}" if message else name)
+
+
+def storable(text: str) -> str:
+    """The text without what UTF-8 cannot carry: lone surrogates are shown as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -15,7 +15,7 @@ import msgspec
 from asyncq import codec, connect, ids
 from asyncq.backoff import Retry
 from asyncq.clock import now_ms
-from asyncq.config import QueueSettings, WorkerSettings
+from asyncq.config import QueueSettings
 from asyncq.errors import AsyncqError, ConfigError, JobNotEnded, TaskError, UnknownTask
 from asyncq.handle import Job
 from asyncq.job import JobInfo, RunningJob
@@ -38,6 +38,12 @@ R = TypeVar("R")
 
 Lifespan = Callable[["Queue"], AbstractAsyncContextManager[Any]]
 Middleware = Callable[[RunningJob, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+_OTHER_LOOP = (
+    "queue {0} is open in another event loop, and can be used only there. From a thread: "
+    "anyio.from_thread.run(task.enqueue, ...) in a `def` task, asyncio.run_coroutine_threadsafe(...) elsewhere"
+)
 
 
 class Register(Protocol):
@@ -83,6 +89,7 @@ class Queue:
         self.middlewares: list[Middleware] = []
         self._opened = 0
         self._link: Link | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = asyncio.Lock()
         self._stores: list[Store] = []
         self._monitors: list[Monitor] = []
@@ -130,7 +137,8 @@ class Queue:
             called = str(name or getattr(function, "__name__", ""))
             if called in self.tasks:
                 raise TaskError(f"queue {self.name} already has a task {called!r}; give this one another name")
-            kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
+            is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+            kind = AsyncTask if is_async else Task
             task: Task[..., Any] = kind(self, function, called, options, CallOptions())
             self.tasks[called] = task
             return task
@@ -150,11 +158,22 @@ class Queue:
     # -- opening ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self._enter_loop()
         async with self._opening:
-            if self._opened == 0:
+            if self._link is None:
                 await self._open()
             self._opened += 1
         return self
+
+    def _enter_loop(self) -> None:
+        """One event loop at a time; what one that has ended left open is gone with it."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        in_use = self._link is not None or self._opening.locked()
+        if in_use and self._loop is not None and not self._loop.is_closed():
+            raise ConfigError(_OTHER_LOOP.format(self.name))
+        self._loop, self._opening, self._opened, self._link = loop, asyncio.Lock(), 0, None
 
     async def _open(self) -> None:
         redis, url = await connect.open_client(connect.address(self.url))
@@ -175,11 +194,15 @@ class Queue:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._opened -= 1
-        if self._opened == 0:
-            await self._sender.aclose()
-            await self._waiter.aclose()
-            await self.link.aclose()
-            self._link = None
+        async with self._opening:
+            if self._opened == 0 and self._link is not None:  # Else somebody has come in meanwhile, or has closed it.
+                link = self._link
+                try:
+                    await self._sender.aclose()
+                    await self._waiter.aclose()
+                finally:
+                    self._link = None
+                    await link.aclose()
 
     @property
     def link(self) -> Link:
@@ -191,6 +214,11 @@ class Queue:
         if self._link is None:
             raise ConfigError(f"queue {self.name} is not open: use it inside `async with queue:`")
         return self._link
+
+    def _check_open(self) -> None:
+        _ = self.link
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigError(_OTHER_LOOP.format(self.name))
 
     @property
     def stores(self) -> list[Store]:
@@ -216,7 +244,7 @@ class Queue:
 
     async def enqueue(self, call: Call[R]) -> Job[R]:
         """Make a job of a call; see `Task.enqueue`."""
-        _ = self.link
+        self._check_open()
         job_id, created = await self._sender.send(call)
         return Job(self, job_id, call.task.decode_value, created)
 
@@ -227,7 +255,7 @@ class Queue:
 
         Raises: as `Task.enqueue`.
         """
-        _ = self.link
+        self._check_open()
         tasks: list[Task[..., Any]] = []
 
         def noted() -> Iterator[Call[R]]:
@@ -254,6 +282,7 @@ class Queue:
 
     async def look(self, job_id: str) -> JobInfo | None:
         """Where a job is and what is known of it; None when nothing is."""
+        self._check_open()
         return await self.monitor(job_id).look(job_id)
 
     def decode_value(self, task: str, encoded: Any) -> Any:
@@ -269,7 +298,11 @@ class Queue:
         made_ms = info.enqueued_ms or 0
         nothing = msgspec.Raw(codec.encode(None))
         record = codec.encode(codec.Record("cancelled", info.task, nothing, "cancelled", 0, made_ms, 0, now, ""))
-        answer = await self.store(job_id).cancel(job_id, record, round(self.settings.result_ttl * 1000), now)
+        task = self.tasks.get(info.task)
+        kept_s = (
+            self.settings.result_ttl if task is None or task.defaults.result_ttl is None else task.defaults.result_ttl
+        )
+        answer = await self.store(job_id).cancel(job_id, record, round(kept_s * 1000), now)
         return answer in ("cancelled", "running")
 
     async def ending(self, job_id: str, timeout: float | None) -> codec.Record | JobInfo:
@@ -278,6 +311,7 @@ class Queue:
         Raises:
             JobNotFound, JobNotEnded: as `Job.result`.
         """
+        self._check_open()
         try:
             async with asyncio.timeout(timeout):
                 return await self._waiter.ending(job_id, self.store(job_id), self.monitor(job_id))
@@ -321,5 +355,5 @@ class Queue:
         """
         from asyncq.worker import Worker
 
-        async with Worker(self, settings=WorkerSettings(**settings)) as worker:
+        async with Worker(self, **settings) as worker:
             yield worker

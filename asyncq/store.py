@@ -42,14 +42,14 @@ class Push:
 
     def add(self, lane: int, job_id: str, job: bytes) -> None:
         """A job for the lane with this index."""
-        self.args += (str(7 + lane), job_id, job)
+        self.args += (str(6 + lane), job_id, job)
         self.count += 1
 
     def add_special(
         self, lane: int, job_id: str, job: bytes, delay_ms: int, result: str, unique: str, unique_ms: int
     ) -> None:
         """A job that is delayed, or whose id or uniqueness key may be taken. `result`, `unique`: keys or ''."""
-        route = f"{7 + lane} {delay_ms} {self._key(result)} {self._key(unique)} {max(1, unique_ms)}"
+        route = f"{6 + lane} {delay_ms} {self._key(result)} {self._key(unique)} {max(1, unique_ms)}"
         self.args += (route, job_id, job)
         self.count += 1
 
@@ -57,7 +57,7 @@ class Push:
         if not key:
             return 0
         self.keys.append(key)
-        return 6 + self.lanes + len(self.keys)
+        return 5 + 2 * self.lanes + len(self.keys)
 
 
 class Claimed(NamedTuple):
@@ -142,7 +142,7 @@ class Store:
         self.link, self.queue, self.lanes, self.partition = link, queue, lanes, partition
         self.keys = keys = Keys(queue, partition)
         self.lane_keys = [keys.lane(name) for name in lanes]
-        self._claim_keys = [keys.paused, keys.bell, keys.scheduled]
+        self.bell_keys = [keys.bell(name) for name in lanes]
         self._finish_keys = [keys.index, keys.scheduled, keys.parked, keys.dead]
         self._finish_more = [keys.waiters, keys.progress, keys.cancelled, keys.trials, *self.lane_keys]
 
@@ -153,18 +153,19 @@ class Store:
     ) -> dict[int, str]:
         """Accept jobs; repeated with the same sequence it changes nothing. Position -> id in its way."""
         keys = self.keys
-        fixed = [keys.producer(producer), keys.index, keys.scheduled, keys.parked, keys.bell]
+        fixed = [keys.producer(producer), keys.index, keys.scheduled, keys.parked, keys.stats(now_ms)]
         refused = await self.link.call(
             "enqueue",
-            [*fixed, keys.stats(now_ms), *self.lane_keys, *push.keys],
-            [sequence, REMEMBER_PRODUCER_S, *push.args],
+            [*fixed, *self.lane_keys, *self.bell_keys, *push.keys],
+            [sequence, REMEMBER_PRODUCER_S, len(self.lanes), *push.args],
             timeout_s,
         )
         return {int(refused[i]) - 1: refused[i + 1].decode() for i in range(0, len(refused), 2)}
 
     async def claim(self, consumer: str, wanted: int, lanes: Sequence[int], shares: Sequence[int]) -> Claimed:
         """Take up to `wanted` jobs of these lanes, in this order; the `shares` of each come before priority."""
-        keys = self._claim_keys + [self.lane_keys[lane] for lane in lanes]
+        keys = [self.keys.paused, self.keys.scheduled]
+        keys += [self.lane_keys[lane] for lane in lanes] + [self.bell_keys[lane] for lane in lanes]
         reply = await self.link.call("claim", keys, [consumer, min(wanted, BATCH), *shares])
         return Claimed(reply[0], reply[1], reply[2].decode(errors="replace"), reply[3:])
 
@@ -190,7 +191,7 @@ class Store:
                 self.lane_keys[lane],
                 keys.index,
                 keys.dead,
-                keys.bell,
+                self.bell_keys[lane],
                 keys.stats(now_ms),
                 keys.waiters,
                 keys.progress,
@@ -205,7 +206,7 @@ class Store:
         """Hand back deliveries that will not run; returns how many were still ours."""
         back = 0
         for first in range(0, len(entries), BATCH):
-            keys = [self.lane_keys[lane], self.keys.index, self.keys.bell, self.keys.trials]
+            keys = [self.lane_keys[lane], self.keys.index, self.bell_keys[lane], self.keys.trials]
             back += await self.link.call("release", keys, entries[first : first + BATCH])
         return back
 
@@ -214,8 +215,8 @@ class Store:
         keys = self.keys
         moved, due_in_ms = await self.link.call(
             "promote",
-            [keys.scheduled, keys.parked, keys.index, keys.bell, *self.lane_keys],
-            [count, 5 + fallback],
+            [keys.scheduled, keys.parked, keys.index, *self.lane_keys, *self.bell_keys],
+            [count, 4 + fallback],
         )
         return moved, due_in_ms
 
@@ -241,10 +242,10 @@ class Store:
 
     async def revive(self, letters: Iterable[tuple[bytes, str, bytes, int]], now_ms: int) -> int:
         """Dead letters (entry, id, job with attempts reset, lane) back to their lanes; how many were."""
-        args = [word for entry, job_id, job, lane in letters for word in (entry, job_id, job, 5 + lane)]
+        args = [word for entry, job_id, job, lane in letters for word in (entry, job_id, job, 4 + lane)]
         keys = self.keys
         revived: int = await self.link.call(
-            "revive", [keys.dead, keys.index, keys.bell, keys.stats(now_ms), *self.lane_keys], args
+            "revive", [keys.dead, keys.index, keys.stats(now_ms), *self.lane_keys, *self.bell_keys], args
         )
         return revived
 
@@ -320,7 +321,7 @@ class Store:
         await self.link.command("SADD", self.keys.paused, self._lane_or_all(lane))
 
     async def resume(self, lane: str | None = None) -> None:
-        """Undo `pause`; without a lane, of all lanes. Wakes a worker."""
+        """Undo `pause`; without a lane, of all lanes. Wakes a worker of each."""
         if lane is None:
             await self.link.command("DEL", self.keys.paused)
         else:
@@ -328,8 +329,9 @@ class Store:
         await self.ring()
 
     async def ring(self) -> None:
-        """Wake one idle worker, for a token that may have been lost."""
-        await self.link.command("LPUSH", self.keys.bell, "1")
+        """Wake one idle worker of each lane, for a token that may have been lost."""
+        for bell in self.bell_keys:
+            await self.link.command("LPUSH", bell, "1")
 
     def _lane_or_all(self, lane: str | None) -> str:
         if lane is not None and lane not in self.lanes:

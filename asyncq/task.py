@@ -8,7 +8,8 @@ there raises `ArgumentError` here, before anything is sent.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
 
@@ -131,11 +132,9 @@ class Arguments:
                 f"{name}()", _fields(self._signature), array_like=True, forbid_unknown_fields=True, gc=False
             )
             self._decode = msgspec.msgpack.Decoder(self._struct).decode
+            _refuse_unknown_types(self._struct)
         except (TypeError, NameError) as error:
-            raise TaskError(
-                f"task {name}: {error}. Arguments cross as msgpack: use what msgspec knows "
-                "(int, str, list, dict, dataclass, Struct, datetime, UUID, Decimal, Enum, ...)"
-            ) from error
+            raise TaskError(f"task {name}: {error}. {_WHAT_CROSSES}") from error
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The arguments as bytes, checked as the worker will check them.
@@ -148,8 +147,13 @@ class Arguments:
             encoded = codec.encode(values)
             self._decode(encoded)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ArgumentError(f"{self.name}: {error}") from error
+            raise ArgumentError(f"{self.name}: {self._named(error)}") from error
         return encoded
+
+    def _named(self, error: BaseException) -> str:
+        """What msgspec says, with the parameter's name in place of its number."""
+        names = list(self._signature.parameters)
+        return re.sub(r"`\$\[(\d+)\]", lambda found: f"`{names[int(found[1])]}", str(error))
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         bound = self._signature.bind(*args, **kwargs)
@@ -161,7 +165,10 @@ class Arguments:
         Raises:
             msgspec.DecodeError: they do not fit (msgspec.ValidationError is a subclass).
         """
-        values = msgspec.structs.astuple(self._decode(encoded))
+        try:
+            values = msgspec.structs.astuple(self._decode(encoded))
+        except msgspec.ValidationError as error:
+            raise msgspec.ValidationError(self._named(error)) from error
         if self._positional:
             return values, {}
         return self._spread(values)
@@ -179,6 +186,49 @@ class Arguments:
             else:
                 args.append(value)
         return tuple(args), kwargs
+
+
+_WHAT_CROSSES = (
+    "Arguments cross as msgpack: use what msgspec knows "
+    "(int, str, list, dict, dataclass, Struct, datetime, UUID, Decimal, Enum, ...)"
+)
+_DECODED = (bool, int, float, str, bytes, list, dict, type(None))
+"""What msgpack without a type decodes to."""
+
+
+def _refuse_unknown_types(kind: Any) -> None:
+    """msgspec takes any class in a signature, but no value of a class that it does not know.
+
+    Raises:
+        TypeError: there is such a class.
+    """
+    for unknown in _custom_types(msgspec.inspect.type_info(kind), set()):
+        if isinstance(unknown, type) and not _may_hold_plain(unknown):
+            raise TypeError(
+                f"{unknown.__module__}.{unknown.__qualname__} is not a type that msgspec knows; "
+                "of a pydantic model, pass its model_dump()"
+            )
+
+
+def _custom_types(info: Any, seen: set[int]) -> Iterator[Any]:
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    if isinstance(info, msgspec.inspect.CustomType):
+        yield info.cls
+    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        for field in info.__struct_fields__:
+            yield from _custom_types(getattr(info, field), seen)
+    elif isinstance(info, tuple):
+        for part in info:
+            yield from _custom_types(part, seen)
+
+
+def _may_hold_plain(kind: type) -> bool:
+    try:
+        return any(issubclass(plain, kind) for plain in _DECODED)
+    except TypeError:  # a Protocol that cannot be asked
+        return True
 
 
 def _fields(signature: inspect.Signature) -> list[Any]:
@@ -220,6 +270,27 @@ class Call(Generic[R]):
         return f"<Call of {self.task.name}, {len(self.encoded)} bytes>"
 
 
+def _refuse_what_cannot_run(function: Callable[..., Any], name: str, process: bool) -> None:
+    if name in ("", "<lambda>"):
+        raise TaskError(f'{function!r} has no name that a job could carry: give one, @queue.task("name")')
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TaskError(
+            f"task {name} is a generator: calling it runs nothing. Write a function that returns its result; "
+            "current_job().progress(...) tells how far it is"
+        )
+    code = getattr(function, "__code__", None)
+    if code and not inspect.ismethod(function) and code.co_argcount and code.co_varnames[0] in ("self", "cls"):
+        raise TaskError(
+            f"task {name} begins with {code.co_varnames[0]!r}, but a job has no object to call it on. "
+            "Use a function or a staticmethod; current_job() is the job that runs"
+        )
+    if process and "<" in getattr(function, "__qualname__", ""):
+        raise TaskError(
+            f"task {name}: process=True is for functions at the top of a module, where the child process "
+            f"finds them by name; this one is {function.__qualname__}"
+        )
+
+
 class Home(Protocol):
     """What a task asks of its queue."""
 
@@ -235,6 +306,7 @@ class Task(Generic[P, R]):
     def __init__(
         self, queue: Home, function: Callable[P, Any], name: str, options: TaskOptions, call_options: CallOptions
     ) -> None:
+        _refuse_what_cannot_run(function, name, options.process)
         self.queue, self.function, self.name = queue, function, name
         self.defaults, self.call_options = options, call_options
         self.arguments = Arguments(function, name)
@@ -247,6 +319,8 @@ class Task(Generic[P, R]):
             returns = inspect.signature(function, eval_str=True).return_annotation
             known = returns is not inspect.Signature.empty
             self.decode_value = msgspec.msgpack.Decoder(returns if known else Any).decode
+            if known and options.result_ttl != 0:
+                _refuse_unknown_types(returns)
         except (TypeError, NameError) as error:
             raise TaskError(f"task {name}: its result cannot cross as msgpack: {error}") from error
 
@@ -269,9 +343,14 @@ class Task(Generic[P, R]):
             raise ConfigError(f"unknown option {', '.join(sorted(unknown))}; there are {known}")
         current = {name: getattr(self.call_options, name) for name in CallOptions.__struct_fields__}
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, call_options=CallOptions(**{**current, **changes}))
-        if twin.call_options.lane is not None:
-            self.queue.settings.lane_number(twin.call_options.lane)
+        options = CallOptions(**{**current, **changes})
+        twin.__dict__.update(self.__dict__, call_options=options)
+        settings = self.queue.settings
+        if options.lane is not None:
+            settings.lane_number(options.lane)
+        if settings.partitions > 1 and options.job_id is not None and options.unique:
+            # Each says by itself in which partition the job lives, and a script sees only one.
+            raise ConfigError(f"queue {settings.name} has several partitions: give a job_id or a unique key, not both")
         return twin
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:

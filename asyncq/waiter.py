@@ -40,27 +40,31 @@ class Waiter:
         channel = store.keys.ended + job_id
         try:
             await listener.hear(channel, told.put_nowait)
-            # Only after the channel is heard: an ending in between would be told to nobody.
-            while (await store.watch([job_id]))[0]:
-                try:
-                    async with asyncio.timeout(LOOK_AGAIN_S):
-                        record = await told.get()
-                except TimeoutError:
-                    continue
-                if record:
-                    return codec.decode_record(record)
+            while True:
+                # Only after the channel is heard: an ending in between would be told to nobody.
+                while (await store.watch([job_id]))[0]:
+                    try:
+                        async with asyncio.timeout(LOOK_AGAIN_S):
+                            record = await told.get()
+                    except TimeoutError:
+                        continue
+                    if record:
+                        return codec.decode_record(record)
+                ended = await self._look(job_id, store, monitor)
+                if ended is not None:
+                    return ended
         finally:
             await listener.forget(channel, told.put_nowait)
-        return await self._look(job_id, store, monitor)
 
-    async def _look(self, job_id: str, store: Store, monitor: Monitor) -> codec.Record | JobInfo:
+    async def _look(self, job_id: str, store: Store, monitor: Monitor) -> codec.Record | JobInfo | None:
+        """How a job that is no longer live has ended; None when it is live again, revived meanwhile."""
         record = await store.link.command("GET", store.keys.result(job_id))
         if record:
             return codec.decode_record(record)
         info = await monitor.look(job_id)
-        if info is None or info.state not in ("failed", "expired"):
+        if info is None:
             raise JobNotFound(f"nothing is known of job {job_id}: it ended and no result is kept (any more)")
-        return info
+        return info if info.state in ("failed", "expired") else None
 
     async def _open(self) -> Listener:
         async with self._opening:

@@ -104,7 +104,7 @@ def connect(url: str) -> Redis:
 
 
 # What a queue keeps for as long as it exists. Any other key must carry a TTL.
-_LASTING = re.compile(r"aq:\{[^}]*\}:(lane:.+|index|scheduled|parked|dead|bell|workers|paused|lanes)")
+_LASTING = re.compile(r"aq:\{[^}]*\}:(lane:.+|index|scheduled|parked|dead|bell:.+|workers|paused|lanes)")
 
 
 def leftovers(client: sync_redis.Redis, name: str) -> list[str]:

@@ -155,14 +155,13 @@ async def stats(store: Store) -> dict[str, int]:
 
 
 async def rung(store: Store) -> int:
-    """How many tokens the bell holds."""
-    tokens: int = await store.link.command("LLEN", store.keys.bell)
-    return tokens
+    """How many tokens the bells hold."""
+    return sum([await store.link.command("LLEN", bell) for bell in store.bell_keys])
 
 
 async def silence(store: Store) -> None:
-    """Take the bell's token, as a worker does that wakes up."""
-    await store.link.command("DEL", store.keys.bell)
+    """Take the bells' tokens, as workers do that wake up."""
+    await store.link.command("DEL", *store.bell_keys)
 
 
 async def keys_of(store: Store) -> list[bytes]:

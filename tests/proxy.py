@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -17,10 +18,12 @@ class Proxy:
     hold_replies:  replies are kept back while this is cleared
     deaf:          a black hole: what comes is dropped, nothing is answered, nothing is closed
     refusing:      new connections are cut at once
+
+    With `tls` clients speak TLS with us, and we plainly with the server: not every server that we test with can.
     """
 
-    def __init__(self, server: TestServer) -> None:
-        self._server = server
+    def __init__(self, server: TestServer, tls: ssl.SSLContext | None = None) -> None:
+        self._server, self._tls = server, tls
         self._listener: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -32,11 +35,11 @@ class Proxy:
         self.url = ""
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._listener = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
         port = self._listener.sockets[0].getsockname()[1]
         parts = urlsplit(self._server.tcp_url)
         login = parts.netloc.rpartition("@")[0]
-        self.url = f"redis://{login + '@' if login else ''}127.0.0.1:{port}{parts.path}"
+        self.url = f"redis{'s' if self._tls else ''}://{login + '@' if login else ''}127.0.0.1:{port}{parts.path}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -364,7 +364,7 @@ async def test_enqueue_on_a_full_server_is_refused_and_nothing_written(launch: L
             assert await job.result(PROMPTLY) == "well"
 
 
-@pytest.mark.parametrize("place", ["lane:default", "index", "scheduled", "parked", "bell"])
+@pytest.mark.parametrize("place", ["lane:default", "index", "scheduled", "parked", "bell:default"])
 async def test_a_key_of_another_type_is_refused_and_nothing_written(queue: Queue, redis: Redis, place: str) -> None:
     good = good_task(queue)
     key = f"aq:{{{queue.name}}}:{place}"
@@ -455,13 +455,13 @@ async def test_no_server_and_a_wrong_password_are_told_apart(launch: Launch) -> 
         (lambda: Retry(on=("ValueError",)), "exception classes are needed"),  # type: ignore[arg-type]
         (lambda: Queue("q").task(lane="x"), "queue q has no lane 'x'"),
         (lambda: Queue("q").task(timeout=0), "timeout=0"),
-        (lambda: Queue("q").task(timeout=1, soft_timeout=2), "soft_timeout=2 must be below timeout=1"),
+        (lambda: Queue("q").task(timeout=1, soft_timeout=2), r"soft_timeout=2(\.0)? must be below timeout=1"),
         (lambda: good_task(Queue("q")).options(priority=1), "unknown option priority; there are delay, lane"),
         (lambda: good_task(Queue("q")).options(lane="x"), "queue q has no lane 'x'"),
         (lambda: good_task(Queue("q")).options(delay=-1), "delay=-1"),
         (lambda: good_task(Queue("q")).options(delay=float("nan")), "delay=nan"),
         (lambda: good_task(Queue("q")).options(result_ttl=float("inf")), "result_ttl=inf"),
-        (lambda: good_task(Queue("q")).options(tags="red"), "a list of words is needed"),
+        (lambda: good_task(Queue("q")).options(tags="red"), r"tags.*(a list of words is needed|cannot be used)"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(make: Callable[[], object], says: str) -> None:
@@ -475,6 +475,21 @@ async def test_a_job_id_that_cannot_be_used_is_refused(queue: Queue) -> None:
         for job_id in ("", "a b", "-x", "x~1", "ä", "x" * 129):
             with pytest.raises(ConfigError, match=r"job_id .* cannot be used"):
                 await good.options(job_id=job_id).enqueue()
+
+
+def test_an_id_and_a_uniqueness_key_cannot_both_choose_the_partition() -> None:
+    for partitions in (1, 2):
+        queue = Queue("q", partitions=partitions)
+
+        @queue.task()
+        async def task() -> None: ...
+
+        task.options(job_id="a").options(job_id=None, unique="k")
+        if partitions == 1:
+            task.options(job_id="a", unique="k")
+        else:
+            with pytest.raises(ConfigError, match="several partitions: give a job_id or a unique key"):
+                task.options(job_id="a").options(unique="k")
 
 
 def test_a_task_name_may_be_taken_once(queue: Queue) -> None:

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from asyncq import Queue, scripts
+from asyncq import Job, Queue, scripts
 from asyncq.errors import PayloadTooLarge, ServerRefused, ServerUnavailable
 from asyncq.producer import NewJob, Producer, Special
 from asyncq.store import BATCH, Push, Store
-from tests.conftest import Launch
+from tests.conftest import Launch, connect
 from tests.eventually import eventually
 from tests.jobs import DEFAULT, amiss, claim, index, keys_of, letters, open_store, rung, snapshot, stats
 from tests.proxy import Proxy
 from tests.servers import TestServer
+from tests.worker.recording import NOTHING, raw, size
 
 
 @pytest.fixture
@@ -380,3 +381,32 @@ async def test_enqueue_many_that_is_cancelled_leaves_whole_batches(proxy: Proxy,
         await asyncio.gather(sending, return_exceptions=True)
         assert sending.cancelled()
     assert len(await index(store)) % BATCH == 0
+
+
+async def test_a_queue_that_is_opened_while_it_closes_is_open(launch: Launch) -> None:
+    server = launch()
+    queue = Queue("t", url=server.url)
+
+    @queue.task()
+    async def task(number: int) -> None: ...
+
+    async def leave() -> None:
+        async with queue:
+            await raw(redis, "CLIENT", "PAUSE", "60000", "WRITE")
+            pushes.append(asyncio.create_task(task.enqueue(1)))
+            await eventually(lambda: queue._sender._producers[0]._flusher is not None)
+
+    async def come() -> None:
+        async with queue:
+            await task.enqueue(2)
+
+    pushes: list[asyncio.Task[Job[None]]] = []
+    async with connect(server.url) as redis:
+        leaving = asyncio.create_task(leave())
+        await eventually(lambda: pushes and queue._opened == 0)
+        coming = asyncio.create_task(come())
+        for _ in range(20):  # Time enough to connect.
+            await redis.ping()
+        await raw(redis, "CLIENT", "UNPAUSE")
+        await asyncio.gather(leaving, coming, *pushes)
+        assert await size(redis, "t") == {**NOTHING, "lanes": 2, "index": 2}

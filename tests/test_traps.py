@@ -62,8 +62,8 @@ async def test_trap_01_a_client_that_repeats_a_push_by_itself(server: TestServer
         await remote.link.command("SCRIPT", "LOAD", scripts.load("enqueue").source)
         proxy.lose_replies = 1
         with pytest.raises(ServerUnavailable):
-            await remote.link.command("RPUSH", store.keys.bell, "x")
-        assert await store.link.command("LLEN", store.keys.bell) == 1
+            await remote.link.command("RPUSH", store.bell_keys[DEFAULT], "x")
+        assert await store.link.command("LLEN", store.bell_keys[DEFAULT]) == 1
         proxy.lose_replies = 1
         await Producer(remote, 10).send(NewJob(DEFAULT, "a", b"job", None))
     assert len(await claim(store)) == 1
@@ -297,7 +297,7 @@ async def test_trap_20_a_cancellation_that_is_swallowed(store: Store) -> None:
     """A blocked wait ends when it is cancelled, each time, and its connection is not used for another's reply."""
     assert connect.client("redis://host").connection_pool.connection_kwargs["socket_timeout"] is None
     for _ in range(20):
-        waiting = asyncio.create_task(store.link.wait_for("BLPOP", store.keys.bell, wait_s=30))
+        waiting = asyncio.create_task(store.link.wait_for("BLPOP", store.bell_keys[DEFAULT], wait_s=30))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

@@ -10,7 +10,7 @@ import typer
 from asyncq.cli.find import find_queue
 from asyncq.cli.output import plain, print_json
 from asyncq.cli.target import JsonOption, UrlOption, run
-from asyncq.errors import ConfigError
+from asyncq.errors import ConfigError, JobEnded, JobNotEnded, JobNotFound
 
 __all__ = ["enqueue"]
 
@@ -49,7 +49,12 @@ def enqueue(
             if not json:
                 print(job.id if job.created else f"{job.id} (it was there already)", flush=True)
             if wait is not None:
-                value = await job.result(wait)
+                try:
+                    value = await job.result(wait)
+                except (JobEnded, JobNotEnded, JobNotFound) as error:
+                    if json:
+                        print_json(about | {"error": str(error)})
+                    raise
                 about["value"] = value
                 if not json:
                     print(value if isinstance(value, str) else repr(plain(value)))

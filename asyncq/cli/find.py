@@ -35,7 +35,7 @@ def find_queue(app: str, url: str | None = None) -> Queue:
         except AttributeError:
             raise ConfigError(f"module {module_name} has no {attribute!r}{_instead(module)}") from None
     if not isinstance(found, Queue):
-        raise ConfigError(f"{app} is a {type(found).__name__}, not a Queue{_instead(module)}")
+        raise ConfigError(f"{app} is not a Queue but of type {type(found).__name__}{_instead(module)}")
     if url:
         found.url = url
     return found

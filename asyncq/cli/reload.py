@@ -27,7 +27,7 @@ async def reload_for_ever(command: Sequence[str], grace_s: float, directory: Pat
     try:
         from watchfiles import PythonFilter, awatch
     except ImportError:
-        raise ConfigError("--reload needs watchfiles: pip install 'asyncq[reload]'") from None
+        raise ConfigError("to restart when the code changes takes watchfiles: pip install 'asyncq[reload]'") from None
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     place = directory or Path.cwd()
     # Byte code is told from newer source by the second: two changes within one would not be seen.

@@ -61,9 +61,9 @@ def worker(
         typer.Option("--heartbeat", help="Seconds between signs of life (or ASYNCQ_HEARTBEAT). Default: 5."),
     ] = None,
     log_level: LogLevelOption = "info",
-    reload: Annotated[bool, typer.Option("--reload", help="Restart when a .py file below this directory changes.")] = (
-        False
-    ),
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart when a .py file below the working directory changes.")
+    ] = False,
     tether: Annotated[int | None, typer.Option("--tether", hidden=True)] = None,
 ) -> None:
     """Run the jobs of a queue.

@@ -1,9 +1,8 @@
 --[[ claim.lua -- hand a worker as many jobs as it can start, by priority.
 
 KEYS   1 paused      aq:{queue}:paused
-       2 bell        aq:{queue}:bell
-       3 scheduled   aq:{queue}:scheduled
-       4.. lane      aq:{queue}:lane:<name>, highest priority first
+       2 scheduled   aq:{queue}:scheduled
+       3.. lane      aq:{queue}:lane:<name>, highest priority first, then the bell of each
 
 ARGV   1 consumer    2 jobs wanted
        3.. for each lane: how many of them it may have before strict priority decides (its reserved share)
@@ -14,11 +13,13 @@ RETURNS     server time in ms; ms until the next scheduled job is due, or -1; a 
 INVARIANTS  no more than wanted; nothing while paused; nothing of a paused lane;
             a delivery stays leased to the consumer until it is finished, released or reclaimed
 ]]
-local paused, bell, scheduled = KEYS[1], KEYS[2], KEYS[3]
+local paused, scheduled = KEYS[1], KEYS[2]
+local lanes = (#KEYS - 2) / 2
 local consumer, wanted = ARGV[1], tonumber(ARGV[2])
 
 local time = redis.call('TIME')
-local rung = redis.call('LLEN', bell)
+local rung = {}
+for number = 1, lanes do rung[number] = redis.call('LLEN', KEYS[2 + lanes + number]) end
 local next_due = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due_in = -1
@@ -30,7 +31,7 @@ for _, name in ipairs(redis.call('SMEMBERS', paused)) do stopped[name] = true en
 if stopped['*'] then return reply end
 
 local function read(number, count)
-  local lane = KEYS[number + 3]
+  local lane = KEYS[2 + number]
   if stopped[string.match(lane, '}:lane:(.+)$')] then return 0 end
   local got = redis.pcall('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', count, 'STREAMS', lane, '>')
   if got and got.err and string.find(got.err, 'NOGROUP', 1, true) then
@@ -60,7 +61,7 @@ local function read(number, count)
   return #entries
 end
 
-local lanes, left = #KEYS - 3, wanted
+local left = wanted
 for number = 1, lanes do
   local share = math.min(tonumber(ARGV[number + 2]), left)
   if share > 0 then left = left - read(number, share) end
@@ -70,6 +71,11 @@ for number = 1, lanes do
   left = left - read(number, left)
 end
 
--- Filled: there may be more, so wake one other; it does the same.
-if left == 0 and rung == 0 then redis.call('LPUSH', bell, '1') end
+-- Filled: there may be more, so wake one other for each lane; it does the same.
+for number = 1, left == 0 and lanes or 0 do
+  local length = redis.pcall('XLEN', KEYS[2 + number])
+  if rung[number] == 0 and type(length) == 'number' and length > 0 then
+    redis.call('LPUSH', KEYS[2 + lanes + number], '1')
+  end
+end
 return reply

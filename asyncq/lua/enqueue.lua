@@ -4,13 +4,13 @@ KEYS   1 producer    aq:{queue}:producer:<id>
        2 index       aq:{queue}:index
        3 scheduled   aq:{queue}:scheduled
        4 parked      aq:{queue}:parked
-       5 bell        aq:{queue}:bell
-       6 stats       aq:{queue}:stats:<minute>
-       7.. lane      aq:{queue}:lane:<name>, then result and unique keys that routes point to
+       5 stats       aq:{queue}:stats:<minute>
+       6.. lane      aq:{queue}:lane:<name>, then as many bells in the same order, then result and unique keys that routes point to
 
 ARGV   1 sequence number of this push, rising with each push of the producer
        2 seconds the producer's last sequence number is remembered
-       3.. three for each job: route, id, job
+       3 number of lanes
+       4.. three for each job: route, id, job
            route is the number of the lane in KEYS, or for a job that is delayed or must be the only one
            `lane delay_ms result unique unique_ms`, where result and unique are numbers in KEYS or 0
 
@@ -21,8 +21,8 @@ INVARIANTS  a push that is repeated (its reply was lost) changes nothing and ret
             nothing is written unless everything can be
 ]]
 local producer, index, scheduled, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local bell, stats = KEYS[5], KEYS[6]
-local sequence, remember_s = ARGV[1], ARGV[2]
+local stats = KEYS[5]
+local sequence, remember_s, lane_count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local done = redis.call('GET', producer)
 if done then
@@ -43,24 +43,25 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local head = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-local rung = redis.call('LLEN', bell)
 redis.call('HLEN', index)
 redis.call('HLEN', parked)
 redis.call('HLEN', stats)
-local lanes, holders = {}, {}
+local lanes, holders, rung, ring = {}, {}, {}, {}
 local function holder(key)
   local id = redis.call('GET', key)
   local place = id and redis.call('HGET', index, id)
   return place and string.sub(place, 1, 5) ~= 'dead ' and id or nil
 end
-for i = 3, #ARGV, 3 do
+for i = 4, #ARGV, 3 do
   local route = ARGV[i]
   if not lanes[route] then
     local lane, delay, result, unique, unique_ms = string.match(route, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
-    local key = KEYS[tonumber(lane or route)]
+    local number = tonumber(lane or route)
+    local key, bell = KEYS[number], KEYS[number + lane_count]
     redis.call('XLEN', key)
+    rung[bell] = redis.call('LLEN', bell)
     lanes[route] = {
-      key = key, name = string.match(key, '}:lane:(.+)$'), special = lane ~= nil, delay = tonumber(delay),
+      key = key, bell = bell, name = string.match(key, '}:lane:(.+)$'), special = lane ~= nil, delay = tonumber(delay),
       result = tonumber(result), unique = KEYS[tonumber(unique or 0)], unique_ms = unique_ms,
     }
     local free = lanes[route].unique
@@ -68,9 +69,9 @@ for i = 3, #ARGV, 3 do
   end
 end
 
-local refused, accepted, ready, sooner = {}, 0, 0, false
+local refused, accepted = {}, 0
 local where = {}
-for i = 3, #ARGV, 3 do
+for i = 4, #ARGV, 3 do
   local route, id, job = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local lane = lanes[route]
   local in_the_way = nil
@@ -83,7 +84,7 @@ for i = 3, #ARGV, 3 do
     end
   end
   if in_the_way then
-    refused[#refused + 1] = (i - 3) / 3 + 1
+    refused[#refused + 1] = (i - 4) / 3 + 1
     refused[#refused + 1] = in_the_way
   else
     local place
@@ -92,10 +93,10 @@ for i = 3, #ARGV, 3 do
       redis.call('HSET', parked, id, lane.name .. ' 0 ' .. job)
       redis.call('ZADD', scheduled, due, id)
       place = 'scheduled'
-      if not head[2] or due < tonumber(head[2]) then sooner = true end
+      if not head[2] or due < tonumber(head[2]) then ring[lane.bell] = true end
     else
       place = lane.name .. ' ' .. redis.call('XADD', lane.key, '*', 'id', id, 'job', job, 'crashes', '0')
-      ready = ready + 1
+      ring[lane.bell] = true
     end
     if lane.special then
       -- At once, so that a second one in this very batch sees it.
@@ -117,7 +118,9 @@ for i = 3, #ARGV, 3 do
 end
 if #where > 0 then redis.call('HSET', index, unpack(where)) end
 
-if (ready > 0 or sooner) and rung == 0 then redis.call('LPUSH', bell, '1') end
+for bell in pairs(ring) do
+  if rung[bell] == 0 then redis.call('LPUSH', bell, '1') end
+end
 if accepted > 0 and redis.call('HINCRBY', stats, 'enqueued', accepted) == accepted then
   redis.call('EXPIRE', stats, 86400)
 end

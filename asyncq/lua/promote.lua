@@ -3,8 +3,7 @@
 KEYS   1 scheduled   aq:{queue}:scheduled
        2 parked      aq:{queue}:parked
        3 index       aq:{queue}:index
-       4 bell        aq:{queue}:bell
-       5.. lane      aq:{queue}:lane:<name>
+       4.. lane      aq:{queue}:lane:<name>, then the bell of each
 
 ARGV   1 how many at most, up to 500
        2 number in KEYS of the lane for jobs whose own lane is no longer among them
@@ -13,19 +12,21 @@ RETURNS     how many were moved; ms until the next is due (0: more are due now),
 INVARIANTS  due is judged by the server's clock; a job is in scheduled or in a lane, never both;
             several callers at once are harmless, the first one moves and the rest find nothing
 ]]
-local scheduled, parked, index, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local scheduled, parked, index = KEYS[1], KEYS[2], KEYS[3]
 local limit, fallback = ARGV[1], KEYS[tonumber(ARGV[2])]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', '0', limit)
 if #due > 0 then
-  local rung = redis.call('LLEN', bell)
   redis.call('HLEN', index)
-  local lanes = {}
-  for i = 5, #KEYS do
+  local lanes, bells, rung, ring = {}, {}, {}, {}
+  local count = (#KEYS - 3) / 2
+  for i = 4, 3 + count do
     redis.call('XLEN', KEYS[i])
     lanes[string.match(KEYS[i], '}:lane:(.+)$')] = KEYS[i]
+    bells[KEYS[i]] = KEYS[i + count]
+    rung[KEYS[i]] = redis.call('LLEN', KEYS[i + count])
   end
   local jobs = redis.call('HMGET', parked, unpack(due))
   local where = {}
@@ -37,6 +38,7 @@ if #due > 0 then
       -- What we did not write is a worker's to bury.
       if not job then crashes, job = '0', jobs[i] end
       local lane = lanes[name] or fallback
+      ring[lane] = true
       local entry = redis.call('XADD', lane, '*', 'id', id, 'job', job, 'crashes', crashes)
       where[#where + 1] = id
       where[#where + 1] = string.match(lane, '}:lane:(.+)$') .. ' ' .. entry
@@ -45,7 +47,9 @@ if #due > 0 then
   if #where > 0 then redis.call('HSET', index, unpack(where)) end
   redis.call('ZREM', scheduled, unpack(due))
   redis.call('HDEL', parked, unpack(due))
-  if rung == 0 then redis.call('LPUSH', bell, '1') end
+  for lane in pairs(ring) do
+    if rung[lane] == 0 then redis.call('LPUSH', bells[lane], '1') end
+  end
 end
 
 local next_due = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')

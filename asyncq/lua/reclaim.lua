@@ -3,7 +3,7 @@
 KEYS   1 lane        aq:{queue}:lane:<name>
        2 index       aq:{queue}:index
        3 dead        aq:{queue}:dead
-       4 bell        aq:{queue}:bell
+       4 bell        aq:{queue}:bell:<lane>
        5 stats       aq:{queue}:stats:<minute>
        6 waiters     aq:{queue}:waiters
        7 progress    aq:{queue}:progress

@@ -2,7 +2,7 @@
 
 KEYS   1 lane        aq:{queue}:lane:<name>
        2 index       aq:{queue}:index
-       3 bell        aq:{queue}:bell
+       3 bell        aq:{queue}:bell:<lane>
        4 trials      aq:{queue}:trials
 
 ARGV   1.. entry ids, at most 500

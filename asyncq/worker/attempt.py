@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import math
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
@@ -91,9 +92,16 @@ def _invoker(
 
     async def in_thread(*args: Any, **kwargs: Any) -> Any:
         # A thread cannot be stopped. Abandoned, it runs to its end; the job's outcome does not wait for it.
-        return await anyio.to_thread.run_sync(
+        value = await anyio.to_thread.run_sync(
             functools.partial(task.function, *args, **kwargs), abandon_on_cancel=True, limiter=threads
         )
+        if inspect.iscoroutine(value):
+            value.close()
+            raise UnencodableValue(
+                f"{task.name} returned a coroutine that nobody awaited. Make it an `async def`; "
+                "if it is one, a decorator between it and @queue.task() is not"
+            )
+        return value
 
     return in_thread
 

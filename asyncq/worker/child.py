@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import select
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from asyncq import codec
 from asyncq.backoff import Retry
 from asyncq.errors import Reject, RetryLater, SoftTimeout
 from asyncq.job import RunningJob, running_job
-from asyncq.lifecycle import describe
+from asyncq.lifecycle import describe, storable
 from asyncq.task import Task
 from asyncq.worker.process import SOFT_TIMEOUT_SIGNAL, Reply, Request
 
@@ -53,6 +54,17 @@ class _Pipe:
         with self._lock:
             self._outgoing.write(len(data).to_bytes(4, "big") + data)
             self._outgoing.flush()
+
+    def end_with_worker(self) -> None:
+        """Have this process end when the worker does, however that went: what still runs is run again elsewhere."""
+        if hasattr(select, "poll"):
+            threading.Thread(target=self._watch, name="asyncq tether", daemon=True).start()
+
+    def _watch(self) -> None:
+        gone = select.poll()
+        gone.register(self._incoming, select.POLLHUP)
+        gone.poll()
+        os._exit(1)
 
     def report(self, _: str, percent: float, meta: dict[str, Any]) -> None:
         self.send(Reply("progress", value=msgspec.Raw(codec.encode(meta)), number=percent))
@@ -100,15 +112,15 @@ def answer(pipe: _Pipe, request: Request, soft_timeout: _SoftTimeout) -> Reply:
         try:
             return Reply("value", value=msgspec.Raw(codec.encode(value)))
         except Exception as error:
-            return Reply("unencodable", text=_plain(f"{request.task} returned {type(value).__name__}: {error}"))
+            return Reply("unencodable", text=storable(f"{request.task} returned {type(value).__name__}: {error}"))
     except RetryLater as later:
-        return Reply("later", text=_plain(str(later.reason)), number=later.delay)
+        return Reply("later", text=storable(str(later.reason)), number=later.delay)
     except Reject as rejected:
-        return Reply("reject", text=_plain(str(rejected.reason)))
+        return Reply("reject", text=storable(str(rejected.reason)))
     except SoftTimeout as timeout:
-        return Reply("soft timeout", text=_plain(str(timeout)))
+        return Reply("soft timeout", text=storable(str(timeout)))
     except BaseException as error:
-        text, trace = _plain(describe(error)), _plain(traceback.format_exc())
+        text, trace = describe(error), storable(traceback.format_exc())
         return Reply("error", text=text, traceback=trace, covered=retry.covers(error))
 
 
@@ -145,11 +157,6 @@ class _SoftTimeout:
         raise SoftTimeout("the soft timeout has passed")
 
 
-def _plain(text: str) -> str:
-    """The text without what UTF-8 cannot carry."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def main() -> None:
     """Answer until the worker closes the pipe."""
     sys.path.insert(0, os.getcwd())
@@ -159,6 +166,7 @@ def main() -> None:
     pipe = _Pipe(os.fdopen(os.dup(0), "rb"), outgoing)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     soft_timeout = _SoftTimeout()
+    pipe.end_with_worker()
     pipe.send(Reply("ready"))
     while (request := pipe.receive()) is not None:
         soft_timeout.expect()

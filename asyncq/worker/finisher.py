@@ -17,7 +17,7 @@ from asyncq import codec
 from asyncq.backoff import Retry
 from asyncq.clock import monotonic_s, now_ms
 from asyncq.errors import AsyncqError, ServerRefused
-from asyncq.lifecycle import Cancelled, Dead, Deferred, Ending, Outcome, Retrying, Succeeded, decide
+from asyncq.lifecycle import Cancelled, Dead, Deferred, Ending, Outcome, Retrying, Succeeded, decide, storable
 from asyncq.store import Endings, batch_length
 from asyncq.worker.delivery import Delivery
 from asyncq.worker.outage import Outage
@@ -154,8 +154,8 @@ class Finisher:
                     job_id,
                     delivery.job,
                     reason,
-                    _plain(error)[:ERROR_CHARACTERS],
-                    _plain(traceback),
+                    storable(error)[:ERROR_CHARACTERS],
+                    storable(traceback),
                     delivery.attempt,
                     delivery.crashes,
                     self._worker,
@@ -211,17 +211,19 @@ def _log(delivery: Delivery, ending: Ending) -> None:
             )
         case Deferred(delay_ms, error):
             log.warning("%r put off for %.1f s: %r", delivery, delay_ms / 1000, error)
-        case Dead(reason, error):
-            log.error("%r dead-lettered (%s) after attempt %d: %r", delivery, reason, delivery.attempt, error)
+        case Dead(reason, error, traceback):
+            trace = _indented(traceback)
+            log.error("%r dead-lettered (%s) after attempt %d: %r%s", delivery, reason, delivery.attempt, error, trace)
         case Cancelled():
             log.info("%r cancelled", delivery)
+
+
+def _indented(traceback: str) -> str:
+    """For the log: nothing that a job says can pass for a line of it, or move the cursor."""
+    lines = [line if line.isprintable() else repr(line)[1:-1] for line in traceback.splitlines()]
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _size(item: tuple[Delivery, Ending]) -> int:
     ending = item[1]
     return len(ending.value) if isinstance(ending, Succeeded) else len(item[0].job)
-
-
-def _plain(text: str) -> str:
-    """The text without what UTF-8 cannot carry."""
-    return text.encode("utf-8", "backslashreplace").decode()

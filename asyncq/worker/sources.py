@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from asyncq import codec
 from asyncq.clock import monotonic_s, now_ms
 from asyncq.config import QueueSettings
-from asyncq.errors import AsyncqError
+from asyncq.errors import AsyncqError, ServerRefused
 from asyncq.link import Link
 from asyncq.store import BATCH, BATCH_BYTES, Claimed, Store
 from asyncq.worker.delivery import Delivery
@@ -120,6 +121,14 @@ class Source:
                 held.clear()
         return count
 
+    async def sign_off(self) -> None:
+        """Hand back everything, known or not, and leave the books. May be repeated."""
+        await self.release_all()
+        await self.hand_back_unknown()
+        await self.store.retire(self.consumer)
+        with suppress(ServerRefused):  # Out of memory. Then whoever is idle looks a little later.
+            await self.store.ring()
+
 
 class Sources:
     """All partitions together. One blocked connection waits for all their bells."""
@@ -170,7 +179,7 @@ class Sources:
         await asyncio.sleep(0)  # The jobs just started go first.
         if self._stopping.is_set() or self._woken:
             return
-        bells = [source.store.keys.bell for source in self.sources]
+        bells = [source.store.bell_keys[lane] for source in self.sources for lane in source.serves]
         try:
             await self._link.wait_for("BLPOP", *bells, wait_s=BELL_WAIT_S)
         except AsyncqError as error:

@@ -16,7 +16,7 @@ import msgspec
 
 from asyncq.clock import now_ms
 from asyncq.config import WorkerSettings
-from asyncq.errors import AsyncqError
+from asyncq.errors import AsyncqError, ConfigError
 from asyncq.events import Listener
 from asyncq.lifecycle import Outcome, Stopped
 from asyncq.queue import Queue
@@ -59,6 +59,10 @@ class Worker:
     """
 
     def __init__(self, queue: Queue, *, settings: WorkerSettings | None = None, **given: Any) -> None:
+        unknown = given.keys() - set(WorkerSettings.__struct_fields__)
+        if unknown:
+            known = ", ".join(WorkerSettings.__struct_fields__)
+            raise ConfigError(f"unknown setting {', '.join(sorted(unknown))}; there are {known}")
         self.settings = settings or WorkerSettings(**given)
         self.queue = queue
         self.name = self.settings.name
@@ -341,12 +345,13 @@ class Worker:
 
     async def _leave(self) -> None:
         """Stop the code that still runs, and record what has ended."""
-        running = [delivery for delivery in self._deliveries() if delivery.running and not delivery.settled]
+        unfinished = [delivery for delivery in self._deliveries() if not delivery.settled]
+        running = [delivery.running for delivery in unfinished if delivery.running is not None]
+        for delivery in unfinished:  # Those that wait for their trial too: it must not begin any more.
+            delivery.halt("handback")
         if running:
             log.warning("worker %s hands back %d job(s) that have not ended", self.name, len(running))
-            for delivery in running:
-                delivery.halt("handback")
-            await asyncio.wait([delivery.running for delivery in running if delivery.running], timeout=UNWIND_S)
+            await asyncio.wait(running, timeout=UNWIND_S)
         if not await self._finisher.flush(FLUSH_S):
             log.error(
                 "worker %s could not record %d ending(s); these jobs will run again once their leases run out",
@@ -356,15 +361,19 @@ class Worker:
 
     async def _sign_off(self) -> None:
         """Hand back the rest and leave the books, last of all: nothing else of us may write to them after this."""
+        left, outage = list(self._all), Outage("cannot sign off")
         try:
             async with asyncio.timeout(FLUSH_S):
-                for source in self._all:
-                    await source.release_all()
-                    await source.hand_back_unknown()
-                    await source.store.ring()
-                    await source.store.retire(self.consumer)
-        except (AsyncqError, TimeoutError) as error:
-            log.error("worker %s could not sign off: %s. Its jobs return when their leases run out", self.name, error)
+                while left:
+                    try:
+                        await left[0].sign_off()
+                        del left[0]
+                    except AsyncqError as error:
+                        outage.begin(error)
+                        left.append(left.pop(0))
+                        await asyncio.sleep(outage.pause_s)
+        except TimeoutError:
+            log.error("worker %s could not sign off. Its jobs return when their leases run out", self.name)
 
     def _deliveries(self) -> list[Delivery]:
         return [delivery for source in self._all for delivery in source.deliveries()]

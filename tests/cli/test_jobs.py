@@ -42,8 +42,11 @@ async def test_enqueue_waits_for_the_result(app: App, cli: Cli) -> None:
         assert said.out.splitlines()[1:] == ["6"]
         assert (await cli("enqueue", app.path, "add", "4", "--wait=10", "--json", queue=False)).json["value"] == 6
         failed = await cli("enqueue", app.path, "boom", "bad luck", "--wait=10", queue=False)
-    assert failed.code == 1
+        as_json = await cli("enqueue", app.path, "boom", "bad luck", "--wait=10", "--json", queue=False)
+    assert failed.code == as_json.code == 1
     assert "ValueError: bad luck" in failed.err
+    assert as_json.json["id"]
+    assert "ValueError: bad luck" in as_json.json["error"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ from typer.models import CommandInfo
 
 from asyncq import Queue
 from asyncq.cli.app import app as commands
+from asyncq.doctor import _kinds
+from asyncq.keys import PATTERNS
+from asyncq.overview import Catalogued
 from asyncq.worker import Worker
 from tests.cli.conftest import ROOT, App, Cli, state
 from tests.conftest import Launch

@@ -25,7 +25,7 @@ QUICK = ("--heartbeat=0.05",)
         ("{module}.deeper:queue", "there is no module '{module}.deeper'|cannot be imported"),
         ("{module}:wrong", "has no 'wrong'; there is {module}:queue"),
         ("{module}:Nested.wrong", "has no 'Nested.wrong'; there is {module}:queue"),
-        ("{module}:number", "is a int, not a Queue; there is {module}:queue"),
+        ("{module}:number", "is not a Queue but of type int; there is {module}:queue"),
         ("{module}.py:queue", "write the module, not its file: {module}:queue"),
     ],
 )

@@ -97,6 +97,7 @@ def test_patterns_are_what_keys_makes() -> None:
     keys = Keys("q")
     made = {
         "lane": keys.lane("<name>"),
+        "bell": keys.bell("<lane>"),
         "result": keys.result("<id>"),
         "producer": keys.producer("<id>"),
         "unique": keys.unique("<key>"),

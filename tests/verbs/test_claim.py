@@ -127,6 +127,16 @@ async def test_a_claim_that_was_filled_wakes_one_other(store: Store) -> None:
     assert await rung(store) == 1
 
 
+async def test_a_claim_wakes_only_workers_of_lanes_where_something_is(store: Store) -> None:
+    await push(store, "a", "b")
+    await push(store, "h", lane=HIGH)
+    await silence(store)
+    assert [job.id for job in await claim(store, 2)] == ["h", "a"]
+    rung_for = [await store.link.command("LLEN", bell) for bell in store.bell_keys]
+    assert rung_for[DEFAULT] == 1
+    assert rung_for[LOW] == 0
+
+
 async def test_a_claim_that_was_not_filled_wakes_nobody(store: Store) -> None:
     await push(store, "a")
     await silence(store)
@@ -177,7 +187,7 @@ async def test_a_bell_of_another_type_takes_nothing_either(store: Store) -> None
     """Ringing comes last, so it must not fail after jobs were taken."""
     await push(store, "a")
     await silence(store)
-    await store.link.command("SET", store.keys.bell, "x")
+    await store.link.command("SET", store.bell_keys[DEFAULT], "x")
     before = await snapshot(store)
     with pytest.raises(Exception, match="WRONGTYPE"):
         await claim(store, 1)

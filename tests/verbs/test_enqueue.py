@@ -10,6 +10,7 @@ from asyncq.store import BATCH, Push, Store
 from tests.jobs import (
     DEFAULT,
     HIGH,
+    LOW,
     bury,
     cancel,
     claim,
@@ -208,6 +209,12 @@ async def test_the_bell_is_rung_once_however_much_comes(store: Store) -> None:
     assert await rung(store) == 1
 
 
+async def test_each_lane_has_a_bell_of_its_own(store: Store) -> None:
+    await push(store, "a", lane=LOW)
+    await push(store, "b", lane=HIGH)
+    assert [await store.link.command("LLEN", bell) for bell in store.bell_keys] == [1, 0, 1]
+
+
 async def test_the_bell_is_rung_for_a_delayed_job_only_if_it_is_the_next(store: Store) -> None:
     await push_special(store, "a", delay_ms=60_000)
     assert await rung(store) == 1
@@ -236,6 +243,7 @@ async def test_a_key_of_another_type_is_refused_before_anything_is_written(store
         "producer": store.keys.producer("p"),
         "stats": store.keys.stats(now),
         "lane": store.lane_keys[DEFAULT],
+        "bell": store.bell_keys[DEFAULT],
         "unique": store.keys.unique("k"),
     }.get(kind) or getattr(store.keys, kind)
     await store.link.command("SADD", key, "x")

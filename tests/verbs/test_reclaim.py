@@ -199,7 +199,8 @@ async def test_a_key_of_another_type_is_refused_before_anything_is_written(store
     await push(store, "a", "b")
     await outlive_lease(store, *await claim(store))
     now = now_ms()
-    key = {"stats": store.keys.stats(now), "lane": store.lane_keys[DEFAULT]}.get(kind) or getattr(store.keys, kind)
+    own = {"stats": store.keys.stats(now), "lane": store.lane_keys[DEFAULT], "bell": store.bell_keys[DEFAULT]}
+    key = own.get(kind) or getattr(store.keys, kind)
     kept = await store.link.command("DUMP", key)
     await store.link.command("DEL", key)
     await store.link.command("SET", key, "x")

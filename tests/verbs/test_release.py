@@ -96,7 +96,8 @@ async def test_a_lane_that_is_gone_has_nothing_to_release(store: Store) -> None:
 async def test_a_key_of_another_type_is_refused_before_anything_is_written(store: Store, kind: str) -> None:
     await push(store, "a")
     (held,) = await claim(store)
-    key = store.lane_keys[DEFAULT] if kind == "lane" else getattr(store.keys, kind)
+    own = {"lane": store.lane_keys[DEFAULT], "bell": store.bell_keys[DEFAULT]}
+    key = own.get(kind) or getattr(store.keys, kind)
     kept = await store.link.command("DUMP", key)
     await store.link.command("DEL", key)
     await store.link.command("SET", key, "x")

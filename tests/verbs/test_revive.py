@@ -117,7 +117,8 @@ async def test_a_revived_id_is_taken(store: Store) -> None:
 async def test_a_key_of_another_type_is_refused_before_anything_is_written(store: Store, kind: str) -> None:
     (entry,) = await kill(store, "a")
     now = now_ms()
-    key = {"stats": store.keys.stats(now), "lane": store.lane_keys[HIGH]}.get(kind) or getattr(store.keys, kind)
+    own = {"stats": store.keys.stats(now), "lane": store.lane_keys[HIGH], "bell": store.bell_keys[HIGH]}
+    key = own.get(kind) or getattr(store.keys, kind)
     kept = await store.link.command("DUMP", key)
     await store.link.command("DEL", key)
     await store.link.command("SET", key, "x")

@@ -1,14 +1,18 @@
-"""Tasks for child processes, which import them from here. Tests register their functions with queues of their own."""
+"""Tasks for child processes, which import them from here. Tests register their functions with queues of their own.
+
+`python -m tests.worker.children <url> <queue>` is a worker to kill.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from asyncq import Queue, Reject, Retry, RetryLater, SoftTimeout, current_job
+from asyncq import Queue, Reject, Retry, RetryLater, SoftTimeout, Worker, current_job
 
 declared = Queue("children")
 
@@ -120,3 +124,13 @@ def unencodable(path: str) -> object:
 @declared.task(process=True)
 def swallow(blob: bytes) -> int:
     return len(blob)
+
+
+async def main() -> None:
+    queue = Queue(sys.argv[2], url=sys.argv[1])
+    queue.task(process=True)(sleep_for_ever.function)
+    await Worker(queue, concurrency=1).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

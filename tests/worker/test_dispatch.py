@@ -199,6 +199,25 @@ async def test_max_jobs_ends_the_worker_after_so_many(queue: Queue, redis: Redis
         assert (await size(redis, queue.name))["lanes"] == 13
 
 
+async def test_a_worker_that_has_grown_too_large_ends_and_hands_over(queue: Queue) -> None:
+    runs: list[int] = []
+
+    @queue.task(result_ttl=0)
+    async def task(number: int) -> None:
+        runs.append(number)
+
+    async with queue:
+        worker = Worker(queue, max_memory=1, heartbeat=0.05)  # MiB; any Python is larger
+        async with asyncio.timeout(PROMPTLY):
+            await worker.run()
+        assert worker.used_up
+        await task.enqueue(1)
+        roomy = Worker(queue, max_memory=100_000, heartbeat=0.05, burst=True)
+        async with asyncio.timeout(PROMPTLY):
+            await roomy.run()
+        assert (roomy.used_up, runs) == (False, [1])
+
+
 # -- pause ------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +275,22 @@ async def _someone_waits_for_the_bell(redis: Redis, count: int = 1) -> None:
         return int((await redis.info("clients"))["blocked_clients"]) >= count
 
     await eventually(blocked)
+
+
+async def test_a_worker_of_some_lanes_does_not_take_the_bell_of_others(
+    queue: Queue, redis: Redis, no_polling: None
+) -> None:
+    @queue.task()
+    async def task() -> str:
+        return "done"
+
+    # Whoever waits longest is woken first: one bell for all lanes would wake the worker of the wrong one.
+    for first, second in (("high", "low"), ("low", "high")):
+        async with queue, queue.worker(concurrency=1, lanes=(first,)):
+            await _someone_waits_for_the_bell(redis)
+            async with queue.worker(concurrency=1, lanes=(second,)):
+                await _someone_waits_for_the_bell(redis, 2)
+                assert await (await task.options(lane=second).enqueue()).result(PROMPTLY) == "done"
 
 
 async def test_the_bell_wakes_one_worker_after_another_while_there_is_work(

@@ -15,7 +15,7 @@ from asyncq import JobCancelled, JobFailed, Queue, Retry, Task
 from tests.eventually import eventually
 from tests.servers import TestServer
 from tests.worker import children
-from tests.worker.recording import AT_ONCE, letters, queue_of
+from tests.worker.recording import AT_ONCE, letters, queue_of, worker_process
 
 PATIENTLY = 30.0
 """A child imports asyncq first, and several may do so at once."""
@@ -34,12 +34,22 @@ def own(queue: Queue, task: Task[..., Any], **options: Any) -> Task[..., Any]:
     return mine
 
 
-def alive(pid: int) -> bool:
+def reaped(pid: int) -> bool:
+    """Whether its parent knows that it is gone."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
+        return True
+    return False
+
+
+def alive(pid: int) -> bool:
+    if reaped(pid):
         return False
-    return True
+    try:  # Killed, it stays as a zombie until whoever inherited it looks.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
 
 
 async def test_values_cross_typed_and_a_child_is_used_again(queue: Queue) -> None:
@@ -112,7 +122,7 @@ async def test_an_idle_child_that_was_killed_is_not_used_again(queue: Queue) -> 
     async with queue, queue.worker(concurrency=1):
         first = await (await pid.enqueue()).result(PATIENTLY)
         os.kill(first, 9)
-        await eventually(lambda: not alive(first))
+        await eventually(lambda: reaped(first))
         assert await (await pid.enqueue()).result(PATIENTLY) != first
 
 
@@ -201,3 +211,15 @@ async def test_a_worker_that_stops_hands_back_and_leaves_no_child(queue: Queue, 
         assert not alive(int(pid_file.read_text()))
         info = await job.info()
         assert (info.state, info.attempt, info.crashes) == ("queued", 1, 0)
+
+
+async def test_a_worker_that_is_killed_leaves_no_child(
+    server: TestServer, queue: Queue, name: str, tmp_path: Path
+) -> None:
+    sleeper, pid_file = own(queue, children.sleep_for_ever), tmp_path / "pid"
+    async with queue:
+        await sleeper.enqueue(str(pid_file))
+        with worker_process("children", server.url, name) as process:
+            await eventually(pid_file.exists, PATIENTLY)
+            process.kill()
+        await eventually(lambda: not alive(int(pid_file.read_text())), PATIENTLY)

@@ -11,8 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from asyncq import Queue, Worker, current_job
-from tests.conftest import Launch
+from asyncq.keys import Keys
+from tests.conftest import Launch, connect
 from tests.eventually import eventually
+from tests.proxy import Proxy
 from tests.servers import TestServer
 from tests.worker.recording import NOTHING, PROMPTLY, consumers, queue_of, size
 
@@ -302,3 +304,54 @@ async def test_orders_on_the_control_channel_reach_the_worker(queue: Queue, redi
         await eventually(lambda: worker.phase == "quiet")
         await redis.publish(channel, "stop *")
         await asyncio.wait_for(running, PROMPTLY)
+
+
+async def test_a_connection_that_is_cut_while_the_worker_signs_off_costs_nothing(
+    server: TestServer, name: str, redis: Redis
+) -> None:
+    begun = asyncio.Event()
+    again: list[asyncio.Task[None]] = []
+    async with Proxy(server) as proxy:
+        queue = Queue(name, url=proxy.url)
+
+        @queue.task()
+        async def task() -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                proxy.refusing = True
+                proxy.cut()
+                again.append(asyncio.create_task(let_in(proxy.connections + 5)))
+
+        async def let_in(after: int) -> None:
+            await eventually(lambda: proxy.connections >= after)
+            proxy.refusing = False
+
+        async with queue:
+            job = await task.enqueue()
+            async with queue.worker(concurrency=1, grace=0):
+                await begun.wait()
+            await asyncio.gather(*again)
+            info = await job.info()
+            assert (info.state, info.crashes) == ("queued", 0)
+            assert await redis.hlen(Keys(name).workers) == 0
+            await queue.empty()
+
+
+async def test_a_worker_signs_off_from_all_partitions_while_the_server_is_out_of_memory(launch: Launch) -> None:
+    server = launch()
+    queue = queue_of(server, "t", partitions=3)
+    begun: list[int] = []
+
+    @queue.task()
+    async def task(number: int) -> None:
+        begun.append(number)
+        await asyncio.sleep(60)
+
+    async with queue, connect(server.url) as redis:
+        jobs = [await task.enqueue(number) for number in range(3)]
+        async with queue.worker(concurrency=3, grace=0):
+            await eventually(lambda: len(begun) == 3)
+            await redis.config_set("maxmemory", 1)
+        assert [(info.state, info.crashes) for info in [await job.info() for job in jobs]] == [("queued", 0)] * 3

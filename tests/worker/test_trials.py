@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from pathlib import Path
 
@@ -99,4 +100,40 @@ async def test_a_suspect_that_waits_can_be_cancelled_and_is_handed_back_on_stop(
         info = await jobs[2].info()
         assert (info.state, info.crashes, info.attempt) == ("queued", 2, 1)
         assert (await jobs[1].info()).state == "cancelled"
+        await queue.empty()
+
+
+async def test_no_trial_begins_while_the_worker_stops(queue: Queue) -> None:
+    begun: list[int] = []
+    stubborn, may_end = asyncio.Event(), asyncio.Event()
+
+    @queue.task()
+    async def task(number: int) -> None:
+        begun.append(number)
+        await eventually(lambda: False, 60)
+
+    @queue.task()
+    async def takes_its_time() -> None:
+        stubborn.set()
+        try:
+            await eventually(lambda: False, 60)
+        finally:
+            await may_end.wait()
+
+    async with queue:
+        store = queue.stores[0]
+        await store.make_groups()
+        jobs = await queue.enqueue_many(task.call(number) for number in range(2))
+        for _ in range(2):
+            await store.claim("dead-worker", 10, [0], [0])
+            await store.reclaim(0, "somebody", 0, b"0-0", 3, 0)
+        await takes_its_time.enqueue()
+        async with queue.worker(concurrency=10, grace=0) as worker:
+            await eventually(lambda: begun and stubborn.is_set())
+            worker.stop()
+            # The trial has been stopped, and the next one would begin now.
+            await eventually(lambda: worker.running == 1)
+            may_end.set()
+        assert begun == [0]
+        assert {(await job.info()).state for job in jobs} == {"queued"}
         await queue.empty()
