@@ -67,7 +67,8 @@ def _checked(url: str, why: str) -> Address:
     except ValueError:
         # What it says may quote a part of the password.
         raise ConfigError(
-            f"{redacted(url)!r} ({why}) is not a URL. In a user or password, write / ? # [ ] : @ as %2F and so on"
+            f"{redacted(url)!r} ({why}) is not a URL. A port is a number up to 65535; "
+            "in a user or password, write / ? # [ ] : @ as %2F and so on"
         ) from None
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)

@@ -48,13 +48,13 @@ class Link:
             ServerUnavailable: no answer; the script may have run.
             ServerRefused: the server's error; nothing was written.
         """
-        script = scripts.load(name)
+        script, words, timeout_s = scripts.load(name), (len(keys), *keys, *args), timeout_s or self.reply_timeout_s
         try:
-            words = ("EVALSHA", script.sha, len(keys), *keys, *args)
-            return await self._exchange(words, timeout_s or self.reply_timeout_s)
-        except exceptions.NoScriptError:  # Nothing ran: the server was restarted or flushed its cache.
-            await self.command("SCRIPT", "LOAD", script.source)
-            return await self.command("EVALSHA", script.sha, len(keys), *keys, *args)
+            try:
+                return await self._exchange(("EVALSHA", script.sha, *words), timeout_s)
+            except exceptions.NoScriptError:
+                # Nothing ran: the server was restarted or flushed its cache. In one step, for it may do so again.
+                return await self._exchange(("EVAL", script.source, *words), timeout_s)
         except (exceptions.RedisError, OSError) as error:
             raise self.translate(error) from error
 

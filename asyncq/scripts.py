@@ -29,6 +29,7 @@ NAMES = (
     "revive",
     "watch",
     "report",
+    "begin_trial",
     "look",
     "purge",
     "empty",

@@ -261,9 +261,11 @@ class Store:
         live: int = await self.link.call("report", [self.keys.index, self.keys.progress], [self.keys.reported, *words])
         return live
 
-    async def begin_trial(self, job_id: bytes) -> None:
-        """Note that this job is about to run alone: if its worker is lost now, the job itself is to blame."""
-        await self.link.command("SADD", self.keys.trials, job_id)
+    async def begin_trial(self, lane: int, consumer: str, entry: bytes, job_id: bytes) -> bool:
+        """Note that this job is about to run alone; False if it is not ours any more."""
+        return bool(
+            await self.link.call("begin_trial", [self.lane_keys[lane], self.keys.trials], [consumer, entry, job_id])
+        )
 
     async def purge(self, letters: Iterable[tuple[bytes, str]]) -> int:
         """Forget dead letters (entry, id) for good."""

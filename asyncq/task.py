@@ -65,7 +65,7 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     lane:        another lane than the task's
     job_id:      an id of your own: while such a job is live, dead-lettered or its result kept, enqueueing again
                  returns that job
-    expires:     dead-letter it as expired when no run has begun this long from now
+    expires:     no run, first or again, begins later than this from now: it is dead-lettered as expired
     unique:      a key that one job at a time may hold; enqueueing again returns the job that holds it
     unique_ttl:  how long it is held at most; released when the job ends
     timeout, soft_timeout, result_ttl: instead of the task's
@@ -270,7 +270,7 @@ class Call(Generic[R]):
         return f"<Call of {self.task.name}, {len(self.encoded)} bytes>"
 
 
-def _refuse_what_cannot_run(function: Callable[..., Any], name: str, process: bool) -> None:
+def _refuse_what_cannot_run(function: Callable[..., Any], name: str) -> None:
     if name in ("", "<lambda>"):
         raise TaskError(f'{function!r} has no name that a job could carry: give one, @queue.task("name")')
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -283,11 +283,6 @@ def _refuse_what_cannot_run(function: Callable[..., Any], name: str, process: bo
         raise TaskError(
             f"task {name} begins with {code.co_varnames[0]!r}, but a job has no object to call it on. "
             "Use a function or a staticmethod; current_job() is the job that runs"
-        )
-    if process and "<" in getattr(function, "__qualname__", ""):
-        raise TaskError(
-            f"task {name}: process=True is for functions at the top of a module, where the child process "
-            f"finds them by name; this one is {function.__qualname__}"
         )
 
 
@@ -306,7 +301,7 @@ class Task(Generic[P, R]):
     def __init__(
         self, queue: Home, function: Callable[P, Any], name: str, options: TaskOptions, call_options: CallOptions
     ) -> None:
-        _refuse_what_cannot_run(function, name, options.process)
+        _refuse_what_cannot_run(function, name)
         self.queue, self.function, self.name = queue, function, name
         self.defaults, self.call_options = options, call_options
         self.arguments = Arguments(function, name)
@@ -315,6 +310,11 @@ class Task(Generic[P, R]):
         self.__module__, self.__qualname__ = function.__module__, getattr(function, "__qualname__", name)
         if options.process and self.is_async:
             raise TaskError(f"task {name}: process=True is for `def` functions; an `async def` runs in the event loop")
+        if options.process and "<" in self.__qualname__:
+            raise TaskError(
+                f"task {name}: process=True is for functions at the top of a module, where the child process "
+                f"finds them by name; this one is {self.__qualname__}"
+            )
         try:
             returns = inspect.signature(function, eval_str=True).return_annotation
             known = returns is not inspect.Signature.empty

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -15,6 +16,10 @@ from redis.asyncio import Redis
 
 from asyncq.keys import CATALOGUE
 from tests.servers import TestServer, available, start_redis, start_valkey
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a script. The processes that tests start would ignore it too, and some are sent it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Launch = Callable[..., TestServer]
 

@@ -174,11 +174,20 @@ async def a_zombie_cannot_end_a_job_that_runs_elsewhere(store: Store) -> bool:
 async def a_job_that_kills_its_workers_is_buried(store: Store) -> bool:
     await push(store, "a")
     for _ in range(3):
-        jobs = await claim(store)
-        await store.begin_trial(b"a")
-        await outlive_lease(store, *jobs)
+        (job,) = await claim(store)
+        await store.begin_trial(job.lane, "w1", job.entry, b"a")
+        await outlive_lease(store, job)
         await reclaim(store, max_crashes=3)
     return len(await letters(store)) == 1
+
+
+async def who_lost_a_job_does_not_put_it_on_trial(store: Store) -> bool:
+    await push(store, "a")
+    (job,) = await claim(store)
+    await succeed(store, job)
+    noted = await store.begin_trial(job.lane, "w1", job.entry, b"a")
+    await store.link.command("DEL", store.keys.trials)
+    return not noted
 
 
 async def who_waits_beside_a_poisonous_job_is_not_buried(store: Store) -> bool:
@@ -406,6 +415,7 @@ GUARDS: list[tuple[Scenario, str, str, str]] = [
         "if not held.err and #held > 0 then",
         "if false then",
     ),
+    (who_lost_a_job_does_not_put_it_on_trial, "begin_trial", "or #held == 0", ""),
     (a_running_job_survives_emptying, "empty", "after = '(' .. about['last-delivered-id']", "after = '-'"),
     (a_worker_is_not_forgotten_with_what_it_holds, "retire", "elseif #pending > 0 then", "elseif false then"),
     (who_waits_for_an_ended_job_is_not_remembered, "watch", "if live then redis.call", "if true then redis.call"),

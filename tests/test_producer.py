@@ -410,3 +410,27 @@ async def test_a_queue_that_is_opened_while_it_closes_is_open(launch: Launch) ->
         await raw(redis, "CLIENT", "UNPAUSE")
         await asyncio.gather(leaving, coming, *pushes)
         assert await size(redis, "t") == {**NOTHING, "lanes": 2, "index": 2}
+
+
+async def test_a_script_cache_that_is_flushed_all_the_time_refuses_nobody(launch: Launch) -> None:
+    server = launch()
+    queue = Queue("t", url=server.url)
+
+    @queue.task()
+    async def task(number: int) -> None: ...
+
+    async def flush() -> None:
+        async with connect(server.url) as redis:
+            while not pushed:
+                await raw(redis, "SCRIPT", "FLUSH", "SYNC")
+
+    pushed = False
+    async with queue, connect(server.url) as redis:
+        flushing = [asyncio.create_task(flush()) for _ in range(3)]
+        try:
+            for number in range(100):
+                await task.enqueue(number)
+        finally:
+            pushed = True
+            await asyncio.gather(*flushing)
+        assert await size(redis, "t") == {**NOTHING, "lanes": 100, "index": 100}

@@ -272,3 +272,27 @@ async def test_a_value_that_does_not_fit_the_annotation_is_said_clearly(queue: Q
     async with queue, queue.worker(concurrency=1):
         with pytest.raises(Exception, match="Expected `int`, got `str`"):
             await (await task.enqueue()).result(PROMPTLY)
+
+
+async def test_a_job_that_was_revived_while_somebody_looked_is_awaited_again(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @queue.task()
+    async def task() -> int:
+        return 7
+
+    async with queue:
+        job = await task.enqueue()
+        store, looks = queue.stores[0], 0
+        watch = store.watch
+
+        async def gone_at_first(ids: list[str]) -> list[bool]:
+            nonlocal looks
+            looks += 1
+            return [False] if looks == 1 else await watch(ids)
+
+        monkeypatch.setattr(store, "watch", gone_at_first)
+        waiting = asyncio.create_task(job.result(PROMPTLY))
+        await eventually(lambda: looks > 1)
+        async with queue.worker(concurrency=1):
+            assert await waiting == 7

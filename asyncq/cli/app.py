@@ -65,13 +65,13 @@ def asyncq_command(
 RUN, LOOK, STEER, CARE = "Run", "Look", "Steer", "Take care of the server"
 
 app.command("worker", rich_help_panel=RUN)(worker.worker)
-app.command("dev", rich_help_panel=RUN)(dev.dev)
-app.command("demo", rich_help_panel=RUN)(demo.demo)
+app.command("dev", rich_help_panel=RUN, short_help="Develop: a worker that restarts when the code changes.")(dev.dev)
+app.command("demo", rich_help_panel=RUN, short_help="Watch it work, with a few things broken on purpose.")(demo.demo)
 app.command("enqueue", rich_help_panel=RUN)(enqueue.enqueue)
-app.command("info", rich_help_panel=LOOK)(info.info)
-app.command("jobs", rich_help_panel=LOOK)(jobs.jobs)
+app.command("info", rich_help_panel=LOOK, short_help="Show queues: lanes, workers and the last minutes.")(info.info)
+app.command("jobs", rich_help_panel=LOOK, short_help="List jobs, of one state or all.")(jobs.jobs)
 app.command("job", rich_help_panel=LOOK)(jobs.job)
-app.command("cancel", rich_help_panel=STEER)(jobs.cancel)
+app.command("cancel", rich_help_panel=STEER, short_help="Cancel jobs, waiting or running.")(jobs.cancel)
 app.add_typer(dead.commands, name="dead", rich_help_panel=STEER)
 app.command("pause", rich_help_panel=STEER)(lanes.pause)
 app.command("resume", rich_help_panel=STEER)(lanes.resume)
@@ -80,7 +80,7 @@ app.command("quiet", rich_help_panel=STEER)(orders.quiet)
 app.command("stop", rich_help_panel=STEER)(orders.stop)
 app.command("stacks", rich_help_panel=LOOK)(orders.stacks)
 app.command("health", rich_help_panel=CARE)(doctor.health)
-app.command("doctor", rich_help_panel=CARE)(doctor.doctor)
+app.command("doctor", rich_help_panel=CARE, short_help="Look whether the server is fit to keep jobs.")(doctor.doctor)
 app.add_typer(server.commands, name="server", rich_help_panel=CARE)
 
 

@@ -56,14 +56,18 @@ class Trials:
             delivery = self._waiting[0]
             if not delivery.stop:  # Else it was taken back or cancelled while it waited, and will not run.
                 try:
-                    await delivery.source.store.begin_trial(delivery.id)
+                    source = delivery.source
+                    ours = await source.store.begin_trial(delivery.lane, source.consumer, delivery.entry, delivery.id)
                     outage.end()
                 except AsyncqError as error:
                     outage.begin(error)
                     await asyncio.sleep(outage.pause_s)
                     continue
                 job_id = delivery.id.decode(errors="replace")
-                log.warning("job %s is on trial: its worker was lost %d times", job_id, delivery.crash_count)
+                if ours:
+                    log.warning("job %s is on trial: its worker was lost %d times", job_id, delivery.crash_count)
+                else:
+                    delivery.halt("lost")
             self._waiting.popleft()
             self._over.clear()
             self._on_trial = delivery

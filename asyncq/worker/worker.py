@@ -77,6 +77,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._news = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
+        self._ran = False
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} of queue {self.queue.name}>"
@@ -122,18 +123,19 @@ class Worker:
     # -- life ---------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._main = asyncio.create_task(self.run(), name=f"asyncq worker {self.name}")
+        main = asyncio.create_task(self.run(), name=f"asyncq worker {self.name}")
         started = asyncio.create_task(self.started.wait())
         try:
-            await asyncio.wait([self._main, started], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([main, started], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._main.cancel()
-            await asyncio.wait([self._main])
+            main.cancel()
+            await asyncio.wait([main])
             raise
         finally:
             started.cancel()
-        if self._main.done():
-            await self._main
+        if main.done():
+            await main
+        self._main = main
         return self
 
     async def __aexit__(
@@ -148,7 +150,11 @@ class Worker:
 
         Raises:
             ServerUnavailable, ServerRefused: at the start. Later outages are waited out.
+            ConfigError: it has been run before.
         """
+        if self._ran:
+            raise ConfigError(f"worker {self.name} has been run before, and a worker runs once: make another one")
+        self._ran = True
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.queue)
             if self.queue.lifespan is not None:

@@ -45,8 +45,9 @@ async def test_enqueue_waits_for_the_result(app: App, cli: Cli) -> None:
         as_json = await cli("enqueue", app.path, "boom", "bad luck", "--wait=10", "--json", queue=False)
     assert failed.code == as_json.code == 1
     assert "ValueError: bad luck" in failed.err
-    assert as_json.json["id"]
-    assert "ValueError: bad luck" in as_json.json["error"]
+    about = json.loads(as_json.out)
+    assert about["id"]
+    assert "ValueError: bad luck" in about["error"]
 
 
 @pytest.mark.parametrize(

@@ -201,9 +201,9 @@ async def test_doctor_says_what_to_do(app: App, cli: Cli, launch: Launch) -> Non
 
 def test_doctor_looks_at_every_lasting_key() -> None:
     looked_at = {key for key, _ in _kinds("q", Catalogued(lanes=("a",)))}
-    passing = {"lane", "result", "producer", "unique", "stats"}  # a name in them, and mostly a TTL
+    passing = {"lane", "bell", "result", "producer", "unique", "stats"}  # a name in them, and mostly a TTL
     lasting = {pattern.replace("{queue}", "{q}") for kind, pattern in PATTERNS.items() if kind not in passing}
-    assert looked_at == lasting | {"aq:{q}:lane:a"}
+    assert looked_at == lasting | {"aq:{q}:lane:a", "aq:{q}:bell:a"}
 
 
 async def test_doctor_where_config_is_forbidden(app: App, cli: Cli, launch: Launch) -> None:

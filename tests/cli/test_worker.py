@@ -363,7 +363,10 @@ async def test_reload(app: App, start: Start) -> None:
 async def test_says_when_watchfiles_is_missing(app: App, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     said = await cli("worker", app.path, "--reload", queue=False)
-    assert (said.code, said.err) == (2, "asyncq: --reload needs watchfiles: pip install 'asyncq[reload]'\n")
+    assert (said.code, said.err) == (
+        2,
+        "asyncq: to restart when the code changes takes watchfiles: pip install 'asyncq[reload]'\n",
+    )
 
 
 async def test_dev_says_where_everything_is(app: App, start: Start, cli: Cli, tmp_path: Path) -> None:

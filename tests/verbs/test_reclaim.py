@@ -52,7 +52,7 @@ async def test_crashes_add_up_until_the_job_is_poison(store: Store) -> None:
         (job,) = await claim(store)
         assert job.crashes == crashes
         if crashes == 2:
-            await store.begin_trial(b"a")
+            await store.begin_trial(job.lane, "w1", job.entry, b"a")
         await outlive_lease(store, job)
         assert await reclaim(store) == ((1, 0) if crashes < 2 else (0, 1))
     ((entry, letter),) = await letters(store)
@@ -68,7 +68,8 @@ async def test_only_a_job_on_trial_is_buried(store: Store) -> None:
         await outlive_lease(store, *await claim(store))
         assert await reclaim(store) == (2, 0)
     jobs = await claim(store)
-    await store.begin_trial(b"poison")
+    poison = next(job for job in jobs if job.id == "poison")
+    assert await store.begin_trial(poison.lane, "w1", poison.entry, b"poison")
     await outlive_lease(store, *jobs)
     assert await reclaim(store) == (1, 1)
     ((_, letter),) = await letters(store)
@@ -89,7 +90,7 @@ async def test_who_never_comes_to_trial_is_not_tried_for_ever(store: Store) -> N
 async def test_a_trial_counts_once(store: Store) -> None:
     await push(store, "a")
     (job,) = await claim(store)
-    await store.begin_trial(b"a")
+    await store.begin_trial(job.lane, "w1", job.entry, b"a")
     await outlive_lease(store, job)
     assert await reclaim(store) == (1, 0)
     for _ in range(3):

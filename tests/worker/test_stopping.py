@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asyncq import Queue, Worker, current_job
+from asyncq.errors import ConfigError
 from asyncq.keys import Keys
 from tests.conftest import Launch, connect
 from tests.eventually import eventually
@@ -355,3 +356,19 @@ async def test_a_worker_signs_off_from_all_partitions_while_the_server_is_out_of
             await eventually(lambda: len(begun) == 3)
             await redis.config_set("maxmemory", 1)
         assert [(info.state, info.crashes) for info in [await job.info() for job in jobs]] == [("queued", 0)] * 3
+
+
+async def test_a_worker_runs_once(queue: Queue) -> None:
+    @queue.task()
+    async def task() -> str:
+        return "done"
+
+    async with queue:
+        worker = Worker(queue, concurrency=1)
+        async with worker:
+            with pytest.raises(ConfigError, match="make another one"):
+                async with worker:
+                    pass
+            assert await (await task.enqueue()).result(PROMPTLY) == "done"
+        with pytest.raises(ConfigError, match="make another one"):
+            await worker.run()
