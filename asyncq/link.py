@@ -19,12 +19,16 @@ from asyncq.wire import Wire
 __all__ = ["Link"]
 
 
+MOST = 64
+"""Calls under way at once, and so connections; those beyond wait for their turn. Blocking waits come on top."""
+
+
 class Interrupted(Exception):
     """A wait was ended from here."""
 
 
 class Link:
-    """Connections to one server. Several calls may be under way at once; each has a connection of its own.
+    """Connections to one server. Up to `MOST` calls are under way at once, each on a connection of its own.
 
     reply_timeout_s: a call without an answer for this long is given up and its connection dropped, for a
         connection can die without a word. Whether it ran is unknown then; every script may be called again.
@@ -36,6 +40,7 @@ class Link:
         self._idle: list[Wire] = []
         self._busy: set[Wire] = set()
         self._waiting: set[Wire] = set()
+        self._turns = asyncio.Semaphore(MOST)
         self._timer: asyncio.TimerHandle | None = None
         self._next_s = math.inf
         self._interrupts = 0
@@ -51,17 +56,17 @@ class Link:
         script, words, timeout_s = scripts.load(name), (len(keys), *keys, *args), timeout_s or self.reply_timeout_s
         try:
             try:
-                return await self._exchange(("EVALSHA", script.sha, *words), timeout_s)
+                return await self._in_turn(("EVALSHA", script.sha, *words), timeout_s)
             except exceptions.NoScriptError:
                 # Nothing ran: the server was restarted or flushed its cache. In one step, for it may do so again.
-                return await self._exchange(("EVAL", script.source, *words), timeout_s)
+                return await self._in_turn(("EVAL", script.source, *words), timeout_s)
         except (exceptions.RedisError, OSError) as error:
             raise self.translate(error) from error
 
     async def command(self, *words: str | bytes | float) -> Any:
         """One plain command and the reply as it is; the same errors as `call`."""
         try:
-            return await self._exchange(words, self.reply_timeout_s)
+            return await self._in_turn(words, self.reply_timeout_s)
         except (exceptions.RedisError, OSError) as error:
             raise self.translate(error) from error
 
@@ -91,6 +96,23 @@ class Link:
             wire.drop()
         self._idle.clear()
         await self.redis.aclose()
+
+    async def _in_turn(self, words: tuple[Any, ...], timeout_s: float) -> Any:
+        """One exchange as soon as fewer than `MOST` are under way. The time until then counts."""
+        if self._turns.locked():
+            began_s = monotonic_s()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._turns.acquire()
+            except TimeoutError:
+                raise exceptions.TimeoutError(f"{MOST} other calls are under way") from None
+            timeout_s -= monotonic_s() - began_s
+        else:
+            await self._turns.acquire()
+        try:
+            return await self._exchange(words, timeout_s)
+        finally:
+            self._turns.release()
 
     async def _exchange(self, words: tuple[Any, ...], timeout_s: float, among: set[Wire] | None = None) -> Any:
         interrupts = self._interrupts
