@@ -21,9 +21,10 @@ from asyncq.handle import Job
 from asyncq.job import JobInfo, RunningJob
 from asyncq.link import Link
 from asyncq.monitor import Monitor
+from asyncq.options import CallOptions, TaskOptions
 from asyncq.sender import Sender
 from asyncq.store import Store
-from asyncq.task import AsyncTask, Call, CallOptions, Task, TaskOptions
+from asyncq.task import AsyncTask, Call, Task
 from asyncq.waiter import Waiter
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from asyncq import ArgumentError, ConfigError, JobEnded, JobFailed, Queue, TaskError, Worker
-from asyncq.task import Arguments, AsyncTask
+from asyncq.arguments import Arguments
+from asyncq.task import AsyncTask
 from tests.servers import TestServer
 from tests.worker.recording import PROMPTLY, queue_of
 

@@ -23,7 +23,7 @@ from asyncq.cli.app import app
 from asyncq.config import ENVIRONMENT
 from asyncq.keys import CATALOGUE, PATTERNS
 from asyncq.lifecycle import REASONS, STATES, Dead, Outcome, Puzzling, decide
-from asyncq.task import CallOptions, TaskOptions
+from asyncq.options import CallOptions, TaskOptions
 from tests.servers import TestServer
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncq.arguments import Arguments
 from asyncq.errors import ArgumentError, TaskError
-from asyncq.task import Arguments
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 from asyncq import Queue
 from asyncq.config import ENVIRONMENT, QueueSettings, WorkerSettings, from_environment
 from asyncq.errors import ConfigError, RetryLater
-from asyncq.task import CallOptions, TaskOptions
+from asyncq.options import CallOptions, TaskOptions
 
 
 @pytest.mark.parametrize("name", ["a", "A_1", "mail:out", "a/b", "a-b", "_", "x" * 64])
