@@ -73,11 +73,32 @@ class Link:
     async def wait_for(self, *words: str | float, wait_s: float) -> Any:
         """A command that blocks on the server for up to `wait_s`, its last argument. None after `interrupt`."""
         try:
-            return await self._exchange((*words, wait_s), wait_s + 5.0, self._waiting)
+            return await self._exchange((*words, wait_s), timeout_s=wait_s + 5.0, among=self._waiting)
         except Interrupted:
             return None
         except (exceptions.RedisError, OSError) as error:
             raise self.translate(error) from error
+
+    async def wait_then_call(
+        self, waiting: Sequence[str], wait_s: float, name: str, keys: Sequence[str], args: Sequence[Any]
+    ) -> Any:
+        """A command that blocks, and in the same trip a script that runs when it is over: what the script returned.
+
+        None after `interrupt`: then the script may have run or not.
+        """
+        script, words = scripts.load(name), (len(keys), *keys, *args)
+        wait, run = (*waiting, wait_s), ("EVALSHA", script.sha, *words)
+        try:
+            _, reply = await self._exchange(wait, run, timeout_s=wait_s + 5.0, among=self._waiting)
+            if isinstance(reply, exceptions.NoScriptError):
+                return await self._in_turn(("EVAL", script.source, *words), self.reply_timeout_s)
+            if isinstance(reply, Exception):
+                raise reply
+        except Interrupted:
+            return None
+        except (exceptions.RedisError, OSError) as error:
+            raise self.translate(error) from error
+        return reply
 
     def interrupt(self) -> None:
         """End every `wait_for` now. What it was about to return is lost."""
@@ -110,11 +131,11 @@ class Link:
         else:
             await self._turns.acquire()
         try:
-            return await self._exchange(words, timeout_s)
+            return await self._exchange(words, timeout_s=timeout_s)
         finally:
             self._turns.release()
 
-    async def _exchange(self, words: tuple[Any, ...], timeout_s: float, among: set[Wire] | None = None) -> Any:
+    async def _exchange(self, *commands: tuple[Any, ...], timeout_s: float, among: set[Wire] | None = None) -> Any:
         interrupts = self._interrupts
         wire = await self._take()
         if among is not None and interrupts != self._interrupts:  # While we connected; nothing was sent.
@@ -126,7 +147,9 @@ class Link:
         if wire.deadline_s < self._next_s:
             self._look_at(wire.deadline_s)
         try:
-            reply = await wire.call(words)
+            reply = await wire.call(*commands)
+            if len(commands) > 1 and any(isinstance(one, exceptions.ReadOnlyError) for one in reply):
+                wire.drop()
         except exceptions.ReadOnlyError:
             wire.drop()  # The server became a replica; the address may lead to the new master.
             raise

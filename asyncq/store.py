@@ -124,6 +124,10 @@ class Endings:
         return [*counts, *self._ended, *self._retried, *self._dead, *self._uniques]
 
 
+def _claimed(reply: list[Any]) -> Claimed:
+    return Claimed(reply[0], reply[1], reply[2].decode(errors="replace"), reply[3:])
+
+
 def batch_length(sizes: Iterable[int]) -> int:
     """How many of the first items, of these sizes in bytes, make one batch: at least one, if there is any."""
     count = total = 0
@@ -164,10 +168,27 @@ class Store:
 
     async def claim(self, consumer: str, wanted: int, lanes: Sequence[int], shares: Sequence[int]) -> Claimed:
         """Take up to `wanted` jobs of these lanes, in this order; the `shares` of each come before priority."""
-        keys = [self.keys.paused, self.keys.scheduled]
-        keys += [self.lane_keys[lane] for lane in lanes] + [self.bell_keys[lane] for lane in lanes]
-        reply = await self.link.call("claim", keys, [consumer, min(wanted, BATCH), *shares])
-        return Claimed(reply[0], reply[1], reply[2].decode(errors="replace"), reply[3:])
+        keys, args, _ = self._claim(consumer, wanted, lanes, shares)
+        return _claimed(await self.link.call("claim", keys, args))
+
+    async def wait_and_claim(
+        self, consumer: str, wanted: int, lanes: Sequence[int], shares: Sequence[int], wait_s: float
+    ) -> Claimed | None:
+        """Wait up to `wait_s` for a bell of these lanes, then claim, in one trip.
+
+        None if the wait was interrupted: then jobs may have been taken that nobody knows of.
+        """
+        keys, args, bells = self._claim(consumer, wanted, lanes, shares)
+        reply = await self.link.wait_then_call(("BLPOP", *bells), wait_s, "claim", keys, args)
+        return None if reply is None else _claimed(reply)
+
+    def _claim(
+        self, consumer: str, wanted: int, lanes: Sequence[int], shares: Sequence[int]
+    ) -> tuple[list[str], list[Any], list[str]]:
+        """KEYS and ARGV of a claim, and the bells."""
+        bells = [self.bell_keys[lane] for lane in lanes]
+        keys = [self.keys.paused, self.keys.scheduled, *[self.lane_keys[lane] for lane in lanes], *bells]
+        return keys, [consumer, min(wanted, BATCH), *shares], bells
 
     async def renew(self, lane: int, consumer: str, entries: Sequence[bytes]) -> list[bytes]:
         """Keep leases; returns the entries that are still ours."""

@@ -34,6 +34,8 @@ class Wire(asyncio.Protocol):
         self._transport: Any = writer.transport
         self._reader = Reader(protocolError=ProtocolError, replyError=parser.parse_error, notEnoughData=_MORE)
         self._answer: asyncio.Future[Any] | None = None
+        self._replies: list[Any] = []
+        self._expected = 1
         self._loop = asyncio.get_running_loop()
         self.lost = False
         self.deadline_s = 0.0
@@ -49,16 +51,19 @@ class Wire(asyncio.Protocol):
         await connection.connect()  # type: ignore[no-untyped-call]
         return cls(connection)
 
-    def call(self, words: tuple[Any, ...]) -> asyncio.Future[Any]:
+    def call(self, *commands: tuple[Any, ...]) -> asyncio.Future[Any]:
         """Send a command; the future holds its reply, or the error the server answered.
 
+        Several commands make one trip, and the server runs them one after the other, each when the one before is
+        over; the future holds the list of their replies, errors among them.
         After anything else than a reply or a `ResponseError` the wire must be dropped: an answer may still come.
         """
         self._answer = self._loop.create_future()
         if self.lost:
             self._answer.set_exception(exceptions.ConnectionError("the server closed the connection"))
         else:
-            self._transport.write(pack_command(words))
+            self._replies, self._expected = [], len(commands)
+            self._transport.write(b"".join([pack_command(words) for words in commands]))
         return self._answer
 
     def fail(self, error: BaseException) -> None:
@@ -76,18 +81,24 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
-        try:
-            reply = self._reader.gets()
-        except ProtocolError as error:
-            self.fail(exceptions.InvalidResponse(str(error)))
-            return
         answer = self._answer
-        if reply is _MORE or answer is None or answer.done():
-            return
-        if isinstance(reply, Exception):
-            answer.set_exception(reply)
-        else:
-            answer.set_result(reply)
+        while answer is not None and not answer.done():
+            try:
+                reply = self._reader.gets()
+            except ProtocolError as error:
+                self.fail(exceptions.InvalidResponse(str(error)))
+                return
+            if reply is _MORE:
+                return
+            self._replies.append(reply)
+            if len(self._replies) < self._expected:
+                continue
+            if self._expected > 1:
+                answer.set_result(self._replies)
+            elif isinstance(reply, Exception):
+                answer.set_exception(reply)
+            else:
+                answer.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True

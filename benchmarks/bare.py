@@ -56,8 +56,8 @@ async def pickup(store: Store) -> None:
     """Wait for the bell, claim, and record as result how long the job has been on its way. For ever."""
     await store.make_groups()
     while True:
-        await store.link.wait_for("BLPOP", *store.bell_keys, wait_s=2.0)
-        claimed = await store.claim("bare", BATCH, (0, 1, 2), (0, 0, 0))
+        claimed = await store.wait_and_claim("bare", BATCH, (0, 1, 2), (0, 0, 0), 2.0)
+        assert claimed is not None
         arrived, endings, rows = time.monotonic_ns(), Endings(len(LANES)), claimed.rows
         for i in range(0, len(rows), 5):
             sent = codec.decode_any(codec.decode_body(rows[i + 3]).args)[0]

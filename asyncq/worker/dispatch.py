@@ -14,7 +14,7 @@ __all__ = ["dispatch"]
 
 class Sources(Protocol):
     async def claim(self, free: int) -> Sequence[Delivery]: ...
-    async def wait_for_work(self) -> None: ...
+    async def wait_and_claim(self, free: int) -> Sequence[Delivery]: ...
 
     @property
     def exhausted(self) -> bool:
@@ -28,7 +28,6 @@ async def dispatch(sources: Sources, slots: Slots, start: Callable[[Delivery], N
     """
     while not stopping.is_set():
         free = await slots.wait_free()
-        for delivery in await sources.claim(free):
+        claim = sources.wait_and_claim if sources.exhausted else sources.claim
+        for delivery in await claim(free):
             start(delivery)
-        if sources.exhausted:
-            await sources.wait_for_work()

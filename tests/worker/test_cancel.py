@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from asyncq import JobCancelled, JobNotFound, Queue, Retry, Worker, current_job
-from asyncq.store import Claimed
 from asyncq.worker.delivery import Delivery, StopReason
 from asyncq.worker.sources import Source
 from tests.conftest import Launch, connect
@@ -200,13 +199,13 @@ async def test_a_job_stopped_while_other_partitions_are_asked_never_starts(
     """Between its claim and its start other partitions are asked for more; orders may come meanwhile."""
     claim = Source.claim
 
-    async def claim_and_stop(source: Source, wanted: int) -> tuple[Claimed, list[Delivery]]:
-        claimed, deliveries = await claim(source, wanted)
+    async def claim_and_stop(source: Source, wanted: int, wait_s: float = 0.0) -> list[Delivery]:
+        deliveries = await claim(source, wanted, wait_s)
         for delivery in deliveries:
             delivery.halt(why)
             if why == "lost":
                 del source.held[delivery.lane][delivery.entry]
-        return claimed, deliveries
+        return deliveries
 
     queue = queue_of(server, name, partitions=2, visibility_timeout=0.3)
     runs: list[int] = []
