@@ -156,6 +156,9 @@ class Link:
         except exceptions.ResponseError:
             self._idle.append(wire)
             raise
+        except Interrupted:
+            await wire.closed.wait()  # So that whoever looks what became of it looks after the server gave it up.
+            raise
         except BaseException:
             wire.drop()
             raise

@@ -309,8 +309,12 @@ class Store:
 
     async def retire(self, consumer: str) -> int:
         """Forget a worker that is gone, unless it still holds deliveries; returns how many lanes it does in."""
-        held: int = await self.link.call("retire", [self.keys.workers, *self.lane_keys], [consumer])
+        held: int = await self.link.call("retire", [self.keys.workers, self.keys.paused, *self.lane_keys], [consumer])
         return held
+
+    async def cease(self, consumer: str) -> None:
+        """From now on nothing is claimed for this consumer, not even by a claim that is already under way."""
+        await self.link.command("SADD", self.keys.paused, consumer)
 
     async def held(self, consumer: str) -> list[tuple[int, list[bytes]]]:
         """The entries each lane counts as this consumer's: (lane, entries)."""

@@ -23,6 +23,7 @@ class Wire(asyncio.Protocol):
     """A connection to the server.
 
     lost:        it is closed, by either side; no call will succeed
+    closed:      set when our side is closed: what is sent on another connection after that, the server sees later
     deadline_s:  when the call under way is given up, monotonic; whoever owns the wire looks at it
     """
 
@@ -38,6 +39,7 @@ class Wire(asyncio.Protocol):
         self._expected = 1
         self._loop = asyncio.get_running_loop()
         self.lost = False
+        self.closed = asyncio.Event()
         self.deadline_s = 0.0
         self._transport.set_protocol(self)
 
@@ -102,6 +104,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
+        self.closed.set()
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exceptions.ConnectionError(str(error or "the server closed the connection")))
         self._connection._reader = self._connection._writer = None

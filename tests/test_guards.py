@@ -395,7 +395,7 @@ GUARDS: list[tuple[Scenario, str, str, str]] = [
         "'CREATE', lane, 'workers', '0'",
         "'CREATE', lane, 'workers', '$'",
     ),
-    (nothing_is_claimed_while_paused, "claim", "if stopped['*'] then return reply end", ""),
+    (nothing_is_claimed_while_paused, "claim", "if stopped['*'] or stopped[consumer] then return reply end", ""),
     # the others
     (
         a_due_job_moves_once,

@@ -10,7 +10,8 @@ ARGV   1 consumer    2 jobs wanted
 RETURNS     server time in ms; ms until the next scheduled job is due, or -1; a problem in words, or '';
             then five for each delivery: lane (from 1), entry id, id, job, crashes.
             An entry we did not write has an empty id, and its fields joined by spaces as job.
-INVARIANTS  no more than wanted; nothing while paused; nothing of a paused lane;
+INVARIANTS  no more than wanted; nothing while paused, of a paused lane,
+            or for a consumer that is paused because it stops;
             a delivery stays leased to the consumer until it is finished, released or reclaimed
 ]]
 local paused, scheduled = KEYS[1], KEYS[2]
@@ -28,7 +29,7 @@ local reply = {now, due_in, ''}
 
 local stopped = {}
 for _, name in ipairs(redis.call('SMEMBERS', paused)) do stopped[name] = true end
-if stopped['*'] then return reply end
+if stopped['*'] or stopped[consumer] then return reply end
 
 local function read(number, count)
   local lane = KEYS[2 + number]

@@ -1,17 +1,18 @@
 --[[ retire.lua -- take a worker that is gone off the books.
 
 KEYS   1 workers     aq:{queue}:workers
-       2.. lane      aq:{queue}:lane:<name>
+       2 paused      aq:{queue}:paused
+       3.. lane      aq:{queue}:lane:<name>
 
 ARGV   1 consumer
 
 RETURNS     how many deliveries it still holds; it is forgotten only at 0
 INVARIANTS  a consumer with deliveries is never deleted: they would be lost in the stream, in nobody's list
 ]]
-local workers = KEYS[1]
+local workers, paused = KEYS[1], KEYS[2]
 local consumer = ARGV[1]
 local held = 0
-for i = 2, #KEYS do
+for i = 3, #KEYS do
   local pending = redis.pcall('XPENDING', KEYS[i], 'workers', '-', '+', '1', consumer)
   if pending.err then
     -- No group, no consumer.
@@ -21,5 +22,8 @@ for i = 2, #KEYS do
     redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'workers', consumer)
   end
 end
-if held == 0 then redis.call('HDEL', workers, consumer) end
+if held == 0 then
+  redis.call('SREM', paused, consumer)
+  redis.call('HDEL', workers, consumer)
+end
 return held

@@ -131,6 +131,18 @@ class Source:
                 held.clear()
         return count
 
+    async def settle_claims(self) -> None:
+        """Nothing will be claimed any more: hand back what an interrupted wait may have brought, and its token."""
+        try:
+            if self.unsure:
+                with suppress(ServerRefused):  # Out of memory; signing off looks again.
+                    await self.store.cease(self.consumer)
+                await self.hand_back_unknown()
+                await self.store.ring()
+                self.unsure = False
+        except AsyncqError as error:
+            log.debug("queue %s: to be tried again when the worker signs off: %s", self.queue, error)
+
     async def sign_off(self) -> None:
         """Hand back everything, known or not, and leave the books. May be repeated."""
         await self.release_all()
@@ -150,8 +162,10 @@ class Sources:
         link: Link,
         stopping: asyncio.Event,
         on_exhausted: Callable[[], None],
+        often_woken: bool,
     ) -> None:
         self.sources, self._link, self._stopping = list(sources), link, stopping
+        self._often_woken = often_woken
         self._on_exhausted = on_exhausted
         self.exhausted = False
         self._first = 0
@@ -182,14 +196,15 @@ class Sources:
         """Wait until a bell rings, 2 s pass, or `wake`; then as `claim`.
 
         With one partition the claim goes along with the wait and is carried out by the server the moment the bell
-        rings: a round trip less for a job that comes to an idle worker.
+        rings: a round trip less for a job that comes to an idle worker. Not where waits are often ended from here,
+        for then it is not known what became of the claim.
         """
         self._woken = False
         self._on_exhausted()
         await asyncio.sleep(0)  # The jobs just started go first.
         if self._stopping.is_set() or self._woken or free == 0:
             return []
-        if len(self.sources) > 1:
+        if len(self.sources) > 1 or self._often_woken:
             await self._wait_for_bells()
             return await self.claim(free)
         source = self.sources[0]

@@ -176,7 +176,7 @@ class Worker:
         }
         self._all = [Source(store, queue.settings, self.consumer, self._lanes) for store in queue.stores]
         self._controls = [Control(source, self) for source in self._all]
-        self._sources = Sources(self._all, queue.link, self._stopping, self._nothing_waits)
+        self._sources = Sources(self._all, queue.link, self._stopping, self._nothing_waits, settings.burst)
         self._slots = Slots(settings.concurrency, settings.max_jobs or None)
         self._finisher = Finisher(self.name, self._something_ended)
         self._deadlines = Deadlines(self._deliveries)
@@ -342,6 +342,8 @@ class Worker:
 
     async def _wind_down(self) -> None:
         """Nothing is claimed any more. Let what runs go on while quiet or draining, then end within the grace."""
+        for source in self._all:
+            await source.settle_claims()
         await self._wait_until(lambda: self.phase.startswith("stopping") or self._drained)
         await self._wait_until(lambda: self._slots.taken == 0 or self.phase == "stopping now", self.settings.grace)
 

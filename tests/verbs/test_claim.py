@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from asyncq.keys import GROUP
 from asyncq.store import BATCH, Store
+from tests.eventually import eventually
 from tests.jobs import (
     ALL,
     DEFAULT,
@@ -223,3 +226,17 @@ async def test_a_queue_name_that_looks_like_a_lane_does_not_confuse(server: Test
         (job,) = await claim(store)
         assert await index(store) == {"a": f"high {job.entry.decode()}"}
         assert await amiss(store) == []
+
+
+async def test_nothing_is_claimed_for_a_consumer_that_ceases(store: Store) -> None:
+    """Not even by a claim that went along with a wait: it is carried out when the bell rings."""
+    waiting = asyncio.create_task(store.wait_and_claim("w1", 10, ALL, [0, 0, 0], 20.0))
+    await eventually(lambda: bool(store.link._waiting))
+    await store.cease("w1")
+    await push(store, "a")
+    claimed = await waiting
+    assert claimed is not None
+    assert claimed.rows == []
+    assert [job.id for job in await claim(store, consumer="w2")] == ["a"]
+    await store.retire("w1")
+    assert await store.link.command("EXISTS", store.keys.paused) == 0

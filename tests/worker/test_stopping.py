@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from asyncq import Queue, Worker, current_job
+from asyncq import Job, Queue, Worker, current_job
 from asyncq.errors import ConfigError
 from asyncq.keys import Keys
 from tests.conftest import Launch, connect
@@ -93,6 +94,32 @@ async def test_a_second_stop_ends_the_grace(queue: Queue) -> None:
         assert (await job.info()).state == "queued"
 
 
+async def _is(job: Job[str], state: str) -> bool:
+    return (await job.info()).state == state
+
+
+async def test_a_job_that_comes_as_the_worker_goes_quiet_runs_or_waits_for_another(queue: Queue) -> None:
+    """The claim that went along with the wait may be carried out in the very moment the wait is ended."""
+
+    @queue.task()
+    async def task() -> str:
+        return "done"
+
+    async def settled(job: Job[str]) -> bool:
+        return (await job.info()).state in ("queued", "succeeded")
+
+    async with queue:
+        for _ in range(20):
+            async with queue.worker(concurrency=5) as worker:
+                await (await task.enqueue()).result(PROMPTLY)
+                coming = asyncio.create_task(task.enqueue())
+                await asyncio.sleep(0)
+                worker.quiet()
+                job = await coming
+                await eventually(functools.partial(settled, job))
+            await queue.empty()
+
+
 async def test_a_quiet_worker_finishes_what_it_has_and_takes_nothing_more(queue: Queue) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -110,7 +137,7 @@ async def test_a_quiet_worker_finishes_what_it_has_and_takes_nothing_more(queue:
             other = await task.enqueue()
             go_on.set()
             assert await job.result(PROMPTLY) == "done"
-            assert (await other.info()).state == "queued"
+            await eventually(lambda: _is(other, "queued"))
             assert worker.phase == "quiet"
             worker.stop()
         async with queue.worker(concurrency=1):
