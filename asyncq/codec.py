@@ -20,6 +20,7 @@ from asyncq.clock import LONGEST_S
 
 __all__ = [
     "FRESH",
+    "NIL",
     "VERSION",
     "Body",
     "Overrides",
@@ -92,6 +93,9 @@ decode_record = msgspec.msgpack.Decoder(Record).decode
 decode_progress = msgspec.msgpack.Decoder(Progress).decode
 
 _decode_body = msgspec.msgpack.Decoder(Body).decode
+
+NIL = encode(None)
+"""The value of a job that returned nothing, or whose value is not kept."""
 
 FRESH = bytes((VERSION, 0, 1, 0))
 """The head of a job that has never been tried."""

@@ -101,7 +101,7 @@ class Link:
         return reply
 
     def interrupt(self) -> None:
-        """End every `wait_for` now. What it was about to return is lost."""
+        """End every `wait_for` and `wait_then_call` now. What they were about to return is lost."""
         self._interrupts += 1
         for wire in tuple(self._waiting):
             wire.fail(Interrupted())

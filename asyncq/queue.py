@@ -297,7 +297,7 @@ class Queue:
         if info is None:
             return False
         made_ms = info.enqueued_ms or 0
-        nothing = msgspec.Raw(codec.encode(None))
+        nothing = msgspec.Raw(codec.NIL)
         record = codec.encode(codec.Record("cancelled", info.task, nothing, "cancelled", 0, made_ms, 0, now, ""))
         task = self.tasks.get(info.task)
         kept_s = (

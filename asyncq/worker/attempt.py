@@ -41,7 +41,6 @@ from asyncq.worker.process import ChildError, ProcessPool, UnencodableValue
 __all__ = ["Runner", "call", "open_delivery", "stopped_or_raised"]
 
 TRACEBACK_CHARACTERS = 16_000
-NIL = b"\xc0"
 
 
 class Runner:
@@ -170,7 +169,7 @@ async def call(delivery: Delivery) -> Outcome | None:
     except BaseException as error:
         return stopped_or_raised(delivery, error)
     if delivery.result_ttl_ms == 0:
-        return Returned(NIL)
+        return Returned(codec.NIL)
     try:
         encoded = codec.encode(value)
     except Exception as error:  # Encoding runs users' code too.

@@ -29,7 +29,6 @@ log = logging.getLogger("asyncq.worker")
 
 ERROR_CHARACTERS = 2_000
 NO_RETRY = Retry(attempts=1)
-NIL = msgspec.Raw(b"\xc0")
 
 
 class Finisher:
@@ -138,7 +137,7 @@ class Finisher:
             case Succeeded(value):
                 self._end(endings, source, delivery, "succeeded", msgspec.Raw(value), "", now)
             case Cancelled():
-                self._end(endings, source, delivery, "cancelled", NIL, "cancelled", now)
+                self._end(endings, source, delivery, "cancelled", msgspec.Raw(codec.NIL), "cancelled", now)
             case Retrying(delay_ms):
                 job = codec.with_counts(delivery.job, delivery.attempt + 1, 0)
                 endings.retry(lane, entry, job_id, job, delay_ms, delivery.crashes)

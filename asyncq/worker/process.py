@@ -49,7 +49,7 @@ class Reply(msgspec.Struct, array_like=True):
     """
 
     kind: str
-    value: msgspec.Raw = msgspec.Raw(b"\xc0")
+    value: msgspec.Raw = msgspec.Raw(codec.NIL)
     text: str = ""
     traceback: str = ""
     number: float = 0.0

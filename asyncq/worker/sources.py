@@ -122,14 +122,12 @@ class Source:
         for first in range(0, len(pairs), BATCH):
             await self.store.report(pairs[first : first + BATCH])
 
-    async def release_all(self) -> int:
-        """Hand back everything still held; returns how many jobs that were."""
-        count = 0
+    async def release_all(self) -> None:
+        """Hand back everything still held."""
         for lane, held in enumerate(self.held):
             if held:
-                count += await self.store.release(lane, list(held))
+                await self.store.release(lane, list(held))
                 held.clear()
-        return count
 
     async def settle_claims(self) -> None:
         """Nothing will be claimed any more: hand back what an interrupted wait may have brought, and its token."""
